@@ -1,0 +1,55 @@
+# Every target works on a fresh machine with Python >= 3.11 and a C++ compiler: the first one that needs the environment
+# makes it (a venv with uv inside it, versions pinned by hash in requirements/).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ENV := $(VENV)/.complete
+RUNS ?= runs
+
+.DEFAULT_GOAL := help
+
+help: ## list every target
+	@awk -F ':.*## ' '/^[a-zA-Z0-9_.-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: $(ENV) ## create the environment in .venv
+
+$(ENV): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("segkit needs Python >= 3.11, this is " + sys.version.split()[0] + "; type make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+quickstart: $(ENV) ## train, fine-tune at OS8 and evaluate on an embedded data set (about 4 minutes)
+	$(BIN)/segkit train experiment=quickstart name=quickstart runs=$(RUNS) resume=true
+	$(BIN)/segkit eval ckpt=$(RUNS)/quickstart os=8 ms=true flip=true crf=true eval.colour_baseline=true
+
+test: $(ENV) ## run the tests (all but the slow ones)
+	$(BIN)/python -m pytest
+
+test-slow: $(ENV) ## run the slow tests
+	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+test-gpu: $(ENV) ## run the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(ENV) ## ruff (lint and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(ENV) ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+results: $(ENV) ## rewrite README's and docs' tables from the score files under docs/results/
+	$(BIN)/python tools/results.py
+
+pins: $(ENV) ## refresh the pinned versions in requirements/
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade -o requirements/dev.txt
+
+clean: ## remove the environment and caches (runs stay)
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help env quickstart test test-slow test-gpu lint format results pins clean

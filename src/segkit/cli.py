@@ -1,0 +1,190 @@
+"""``segkit COMMAND [key=value ...]``: dispatch, help and exit codes. Imports nothing heavy."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from segkit.errors import ConfigError, ExitCode, SegkitError, one_line
+
+COMMANDS = {
+    "train": "train a model (stages, validation, checkpoints, exact resume)",
+    "eval": "score a trained model and write score.json",
+    "predict": "segment images and folders",
+}
+
+HELP = """\
+segkit: train and evaluate the DeepLab family
+
+  segkit train model=v3 backbone=r101
+  segkit eval os=8 ms=true flip=true crf=true
+  segkit predict photos/ ckpt=runs/NAME
+
+commands
+{commands}
+
+options (after the command)
+  -h, --help           keys and choices of that command
+  --cfg job            print the composed config and stop
+  -m, --multirun       one run for each combination of comma-separated values
+  --config-dir DIR     your own config groups, searched beside the shipped ones
+  --trust MODULE       let class paths in configs point into MODULE
+
+exit codes
+  0 done   1 a bug in segkit   2 usage or config   3 data   4 checkpoint or weights   5 numerics
+  6 environment (disk, memory, processes)   7 refused for safety   8 distributed
+  130 / 143 stopped by SIGINT / SIGTERM with the state saved
+
+environment
+  SEGKIT_DATA          one folder per data set (camvid/, VOCdevkit/VOC2012/, cityscapes/)
+  SEGKIT_WEIGHTS       files with pretrained weights
+  SEGKIT_TRACE=1       print tracebacks of errors"""
+
+
+@dataclass
+class Call:
+    """A command line taken apart."""
+
+    command: str
+    overrides: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
+    show: str | None = None
+    config_dir: str | None = None
+    trust: list[str] = field(default_factory=list)
+    multirun: bool = False
+    help: bool = False
+
+
+def entry() -> None:
+    """The console script."""
+    code = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # `segkit ... | head -1`: the reader left, which is no fault of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command line; the exit code. Prints one line for every fault (errors.py)."""
+    try:
+        return dispatch(list(argv))
+    except SegkitError as error:
+        return report(error, error.line(), error.code)
+    except KeyboardInterrupt as error:
+        line = "segkit: error[STOP-SIGINT]: stopped before anything was saved"
+        return report(error, line, ExitCode.SIGINT)
+    except MemoryError as error:
+        fix = "lower schedule.batch, augment.crop or workers"
+        return report(
+            error, f"segkit: error[ENV-MEMORY]: out of memory; {fix}", ExitCode.ENVIRONMENT
+        )
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        line = f"segkit: error[BUG]: {type(error).__name__}: {one_line(str(error))}"
+        return report(None, line, ExitCode.BUG)
+
+
+def report(error: BaseException | None, line: str, code: int) -> int:
+    if error is not None and os.environ.get("SEGKIT_TRACE") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    print(line, file=sys.stderr, flush=True)
+    return int(code)
+
+
+def dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP.format(commands="\n".join(f"  {n:<20} {t}" for n, t in COMMANDS.items())))
+        return ExitCode.OK
+    if argv[0] == "--version":
+        from segkit import __version__
+
+        print(__version__)
+        return ExitCode.OK
+    call = parse(argv)
+    if call.help:
+        from segkit.help import command_help
+
+        print(command_help(call.command, COMMANDS[call.command], call.config_dir))
+        return ExitCode.OK
+    if call.multirun:
+        from segkit.sweep import sweep
+
+        return sweep(call.command, call.overrides, call.config_dir, call.trust)
+    return run(call)
+
+
+def parse(argv: Sequence[str]) -> Call:
+    """Take a command line apart; ``ConfigError`` names what is not understood."""
+    if argv[0] not in COMMANDS:
+        from segkit.conf_files import nearest
+
+        fix = "commands: " + ", ".join(COMMANDS) + nearest(argv[0], COMMANDS)
+        raise ConfigError("COMMAND", argv[0], "no such command", fix)
+    call = Call(argv[0])
+    rest = iter(argv[1:])
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if word in ("-h", "--help"):
+            call.help = True
+        elif word in ("-m", "--multirun"):
+            call.multirun = True
+        elif name in FLAGS:
+            given = value if equals else next(rest, None)
+            if not given:
+                raise ConfigError("USAGE", name, "needs a value", f"type {name} VALUE")
+            FLAGS[name](call, given)
+        elif word.startswith("--"):
+            raise ConfigError("USAGE", word, "no such option", "see segkit --help")
+        elif call.command == "predict" and (not equals or os.path.exists(word)):  # noqa: PTH110
+            call.inputs.append(word)
+        else:
+            call.overrides.append(word)
+    return call
+
+
+def _show(call: Call, value: str) -> None:
+    if value != "job":
+        raise ConfigError("USAGE", "--cfg", f"{value!r}", "the only choice is: job")
+    call.show = value
+
+
+FLAGS: dict[str, Callable[[Call, str], None]] = {
+    "--cfg": _show,
+    "-c": _show,
+    "--config-dir": lambda call, value: setattr(call, "config_dir", value),
+    "--trust": lambda call, value: call.trust.append(value),
+}
+
+
+def run(call: Call) -> int:
+    """Compose, check and hand over to the task file."""
+    from segkit.config import compose
+    from segkit.rules import check
+
+    composed = compose(call.command, call.overrides, call.config_dir)
+    if call.show:
+        from omegaconf import OmegaConf
+
+        print(OmegaConf.to_yaml(composed.values), end="")
+        return ExitCode.OK
+    check(composed.values)
+    from segkit.build import trust
+
+    trust(call.trust)
+    if call.command == "predict":
+        composed.values["inputs"] = call.inputs or composed.values["inputs"]
+    return task(call.command)(composed)
+
+
+def task(command: str) -> Callable[..., int]:
+    """The task file's ``main``; torch is imported here and not before."""
+    import importlib
+
+    module = importlib.import_module(f"segkit.{command}")
+    main: Callable[..., int] = module.main
+    return main

@@ -1,0 +1,185 @@
+"""What a well-typed config must also satisfy: ranges, choices and keys that must agree.
+
+Every broken rule is reported in one go, sorted by key, before any data set is opened.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from segkit.config import flatten
+from segkit.errors import ConfigError
+
+Check = Callable[[Any], bool]
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "precision": ("auto", "fp32", "bf16"),
+    "ckpt_kind": ("last", "best"),
+    "tta.fusion": ("mean", "max"),
+    "densecrf.backend": ("pydensecrf",),
+    "densecrf.normalization": ("after", "before", "symmetric", "none"),
+    "schedule.policy": ("poly", "step", "constant"),
+    "schedule.stages.*.bn": ("train", "frozen_stats", "frozen"),
+    "schedule.rules.*.kind": ("any", "weight", "depthwise", "bias", "norm"),
+}
+
+
+def positive(value: Any) -> bool:
+    return value > 0
+
+
+def not_negative(value: Any) -> bool:
+    return value >= 0
+
+
+def at_least_one(value: Any) -> bool:
+    return value >= 1
+
+
+def fraction(value: Any) -> bool:
+    return 0 <= value < 1
+
+
+def probability(value: Any) -> bool:
+    return 0 <= value <= 1
+
+
+RANGES: dict[str, tuple[Check, str]] = {
+    "seed": (not_negative, "0 or more"),
+    "workers": (not_negative, "0 or more"),
+    "devices": (lambda v: v == 1, "1 (more devices are not supported yet)"),
+    "schedule.batch": (at_least_one, "1 or more"),
+    "schedule.accumulate": (at_least_one, "1 or more"),
+    "schedule.power": (positive, "above 0"),
+    "schedule.end_lr": (not_negative, "0 or more"),
+    "schedule.momentum": (fraction, "0 or more and below 1"),
+    "schedule.weight_decay": (not_negative, "0 or more"),
+    "schedule.step_every": (at_least_one, "1 or more"),
+    "schedule.step_factor": (positive, "above 0"),
+    "schedule.warmup_steps": (not_negative, "0 or more"),
+    "schedule.warmup_lr": (not_negative, "0 or more"),
+    "schedule.bn_momentum": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "schedule.stages.*.steps": (at_least_one, "1 or more"),
+    "schedule.stages.*.lr": (positive, "above 0"),
+    "schedule.stages.*.batch": (at_least_one, "1 or more"),
+    "schedule.rules.*.lr": (not_negative, "0 or more"),
+    "schedule.rules.*.decay": (not_negative, "0 or more"),
+    "augment.crop": (at_least_one, "1 or more"),
+    "augment.scale_min": (positive, "above 0"),
+    "augment.scale_max": (positive, "above 0"),
+    "augment.scale_step": (not_negative, "0 (continuous) or more"),
+    "augment.flip": (probability, "0 to 1"),
+    "eval.every": (at_least_one, "1 or more, or null for never"),
+    "eval.limit": (at_least_one, "1 or more, or null for all"),
+    "eval.pictures": (not_negative, "0 or more"),
+    "checkpoint.every": (at_least_one, "1 or more, or null for the end only"),
+    "checkpoint.keep": (at_least_one, "1 or more"),
+    "log.every": (at_least_one, "1 or more"),
+    "log.images": (not_negative, "0 or more"),
+    "densecrf.iterations": (at_least_one, "1 or more"),
+    "densecrf.bilateral_weight": (not_negative, "0 or more"),
+    "densecrf.bilateral_xy": (positive, "above 0"),
+    "densecrf.bilateral_rgb": (positive, "above 0"),
+    "densecrf.gaussian_weight": (not_negative, "0 or more"),
+    "densecrf.gaussian_xy": (positive, "above 0"),
+}
+
+
+class ConfigErrors(ConfigError):
+    """Several broken rules: one line each, sorted."""
+
+    def __init__(self, errors: list[ConfigError]) -> None:
+        self.errors = sorted(errors, key=lambda e: (e.where, e.what))
+        last = self.errors[-1]
+        super().__init__(last.name, last.where, last.what, last.fix)
+
+    def line(self) -> str:
+        return "\n".join(e.line() for e in self.errors)
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Raise ``ConfigErrors`` naming every broken rule of a composed config."""
+    errors = [*check_leaves(values), *check_agreements(values)]
+    if errors:
+        raise ConfigErrors(errors)
+
+
+def check_leaves(values: Mapping[str, Any]) -> Iterator[ConfigError]:
+    for key, value in flatten(values).items():
+        pattern = ".".join("*" if part.isdigit() else part for part in key.split("."))
+        if value is None:
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            yield ConfigError("RANGE", key, f"{value} is not a finite number")
+        elif pattern in CHOICES and value not in CHOICES[pattern]:
+            yield ConfigError(
+                "CHOICE", key, f"{value!r}", "choices: " + ", ".join(CHOICES[pattern])
+            )
+        elif pattern in RANGES and not RANGES[pattern][0](value):
+            yield ConfigError("RANGE", key, f"{value}", f"allowed: {RANGES[pattern][1]}")
+
+
+def check_agreements(values: Mapping[str, Any]) -> Iterator[ConfigError]:
+    """Rules over more than one key, and over keys with a grammar of their own."""
+    yield from check_device(str(values["device"]))
+    yield from check_dataset(values.get("dataset") or {})
+    yield from check_protocol(values)
+    if "schedule" in values:
+        yield from check_schedule(values)
+
+
+def check_device(device: str) -> Iterator[ConfigError]:
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
+        yield ConfigError("CHOICE", "device", f"{device!r}", "choices: auto, cpu, cuda, cuda:N")
+
+
+def check_dataset(dataset: Mapping[str, Any]) -> Iterator[ConfigError]:
+    train, val = dataset.get("train_split"), dataset.get("val_split")
+    if train is not None and train == val:
+        keys = "dataset.train_split, dataset.val_split"
+        yield ConfigError(
+            "SPLITS", keys, f"both are {train!r}", "a score on the training set says nothing"
+        )
+
+
+def check_protocol(values: Mapping[str, Any]) -> Iterator[ConfigError]:
+    pad = values["eval"]["pad"]
+    whole = isinstance(pad, int) and not isinstance(pad, bool) and pad >= 1
+    if not (pad is None or pad == "fit" or whole):
+        yield ConfigError("CHOICE", "eval.pad", f"{pad!r}", "choices: fit, or a side in pixels")
+    scales = values["tta"]["scales"]
+    if not scales or not all(math.isfinite(s) and s > 0 for s in scales):
+        yield ConfigError("RANGE", "tta.scales", f"{scales}", "a list of factors above 0")
+
+
+def check_schedule(values: Mapping[str, Any]) -> Iterator[ConfigError]:
+    schedule, augment = values["schedule"], values["augment"]
+    if not schedule["stages"]:
+        yield ConfigError("MISSING", "schedule.stages", "is empty", "name at least one stage")
+    if augment["scale_min"] > augment["scale_max"]:
+        keys = "augment.scale_min, augment.scale_max"
+        found = f"{augment['scale_min']} is above {augment['scale_max']}"
+        yield ConfigError("RANGE", keys, found)
+    for number, stage in enumerate(schedule["stages"]):
+        yield from check_stage(number, stage, values)
+
+
+def check_stage(
+    number: int, stage: Mapping[str, Any], values: Mapping[str, Any]
+) -> Iterator[ConfigError]:
+    schedule, crop = values["schedule"], values["augment"]["crop"]
+    batch = stage["batch"] or schedule["batch"]
+    if schedule["accumulate"] >= 1 and batch % schedule["accumulate"]:
+        keys = f"schedule.accumulate, schedule.stages.{number}.batch"
+        yield ConfigError("RANGE", keys, f"{batch} is not a multiple of {schedule['accumulate']}")
+    stride = stage["os"] or values["os"]
+    power_of_two = stride >= 2 and stride & (stride - 1) == 0
+    if not power_of_two:
+        key = f"schedule.stages.{number}.os" if stage["os"] else "os"
+        yield ConfigError("RANGE", key, f"{stride}", "allowed: 8, 16, 32")
+    elif crop >= 1 and crop % stride != 1:
+        # With aligned corners and sides of OS*k+1 every map samples exact pixels (facts, section 8).
+        below = max(crop // stride, 1) * stride + 1
+        found = f"{crop} is not a multiple of the output stride {stride} plus one"
+        yield ConfigError("CROP", "augment.crop", found, f"nearest: {below} or {below + stride}")

@@ -1,0 +1,193 @@
+"""The typed root of every config, as plain dataclasses (nothing imported: ``--help`` reads them).
+
+Hydra merges YAML into these, so that an unknown key or a wrong type is an error with the key's
+full name. ``model``, ``backbone``, ``dataset`` and ``loss`` are constructor calls (``_target_`` and its
+arguments); their keys are checked against the constructor's own signature by ``build``.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MISSING: Any = "???"  # OmegaConf's own word for "must be given"
+
+
+def doc(text: str, default: Any = None) -> Any:
+    """A field with the one-line help that ``--help`` prints."""
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class Stage:
+    """One stage of a schedule. What is left out (null) comes from the groups."""
+
+    name: str = MISSING
+    steps: int = MISSING
+    lr: float = MISSING
+    os: int | None = None
+    split: str | None = None
+    batch: int | None = None
+    bn: str = "train"
+
+
+@dataclass
+class Rule:
+    """Learning-rate and decay multipliers of the parameters it matches; the first match wins."""
+
+    pattern: str = "*"
+    kind: str = "any"
+    lr: float = 1.0
+    decay: float = 1.0
+
+
+@dataclass
+class Schedule:
+    """Length, stages, batch, learning rate, multipliers and batch norm of a paper's recipe."""
+
+    stages: list[Stage] = field(default_factory=list)
+    policy: str = "poly"
+    power: float = 0.9
+    end_lr: float = 0.0
+    step_every: int = 2000
+    step_factor: float = 0.1
+    warmup_steps: int = 0
+    warmup_lr: float = 0.0
+    batch: int = 16
+    accumulate: int = 1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    bn_momentum: float | None = None
+    rules: list[Rule] = field(default_factory=list)
+
+
+@dataclass
+class Augment:
+    """Joint augmentation of image and mask, in the papers' order."""
+
+    crop: int = 513
+    scale_min: float = 0.5
+    scale_max: float = 2.0
+    scale_step: float = 0.0
+    flip: float = 0.5
+    extra: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class Evaluation:
+    """What is evaluated, how often, and on which padding."""
+
+    every: int | None = None
+    pad: Any = "fit"
+    split: str | None = None
+    limit: int | None = None
+    pictures: int = 4
+    colour_baseline: bool = False
+    save_predictions: bool = False
+
+
+@dataclass
+class Tta:
+    """The scales of ``ms=true`` and how their outputs are joined."""
+
+    scales: list[float] = field(default_factory=lambda: [0.5, 0.75, 1.0, 1.25, 1.5, 1.75])
+    fusion: str = "mean"
+
+
+@dataclass
+class DenseCrf:
+    """The fully connected CRF of ``crf=true`` (facts: parameters in circulation, v2 ResNet-101)."""
+
+    backend: str = "pydensecrf"
+    iterations: int = 10
+    bilateral_weight: float = 4.0
+    bilateral_xy: float = 67.0
+    bilateral_rgb: float = 3.0
+    gaussian_weight: float = 3.0
+    gaussian_xy: float = 1.0
+    normalization: str = "after"
+
+
+@dataclass
+class Checkpoints:
+    """How often a checkpoint is written and how many are kept (the best one always is)."""
+
+    every: int | None = None
+    keep: int = 2
+
+
+@dataclass
+class Log:
+    """How often buffered values reach the disk and how many pictures a validation shows."""
+
+    every: int = 20
+    images: int = 4
+    tensorboard: bool = True
+
+
+@dataclass
+class Common:
+    """What every command understands."""
+
+    runs: str = doc("folder that holds the runs", "runs")
+    device: str = doc("auto, cpu, cuda or cuda:N", "auto")
+    workers: int | None = doc("data loader processes (null: one per core, at most 8)")
+    precision: str = doc("auto, fp32 or bf16 (auto: bf16 on CUDA, fp32 on CPU)", "auto")
+    dataset: Any = None
+    tta: Tta = field(default_factory=Tta)
+    densecrf: DenseCrf = field(default_factory=DenseCrf)
+
+
+@dataclass
+class Train(Common):
+    """``segkit train``."""
+
+    name: str | None = doc("run folder's own name (null: made from the config)")
+    seed: int = doc("every random draw is a function of it", 0)
+    devices: int = doc("processes to train on", 1)
+    compile: bool = doc("torch.compile the network (CUDA)", False)
+    deterministic: bool = doc("slow exact kernels", False)
+    resume: bool = doc("go on where the same command stopped", False)
+    resume_allow: list[str] = doc("keys that may differ on resume", [])
+    pretrained: str = doc("imagenet, none or a path", "imagenet")
+    pretrained_strict: bool = doc("every backbone key must be in the file", True)
+    model: Any = MISSING
+    backbone: Any = MISSING
+    os: int = MISSING
+    multi_grid: Any = MISSING
+    loss: Any = MISSING
+    schedule: Schedule = field(default_factory=Schedule)
+    augment: Augment = field(default_factory=Augment)
+    eval: Evaluation = field(default_factory=Evaluation)
+    checkpoint: Checkpoints = field(default_factory=Checkpoints)
+    log: Log = field(default_factory=Log)
+
+
+@dataclass
+class Infer(Common):
+    """What eval and predict share: a checkpoint and a protocol."""
+
+    ckpt: str | None = doc("run or checkpoint folder (null: the newest finished run)")
+    ckpt_kind: str = doc("last or best", "last")
+    os: int | None = doc("output stride (null: the run's own)")
+    ms: bool = doc("multi-scale inputs (tta.scales)", False)
+    flip: bool = doc("add the mirrored image", False)
+    crf: bool = doc("dense CRF afterwards (densecrf.*)", False)
+    out: str | None = doc("output folder (null: inside the run)")
+    eval: Evaluation = field(default_factory=Evaluation)
+
+
+@dataclass
+class Eval(Infer):
+    """``segkit eval``."""
+
+
+@dataclass
+class Predict(Infer):
+    """``segkit predict INPUT...``."""
+
+    inputs: list[str] = field(default_factory=list)
+
+
+ROOTS: dict[str, type] = {"train": Train, "eval": Eval, "predict": Predict}
