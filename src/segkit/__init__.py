@@ -1,7 +1,7 @@
 """segkit: the DeepLab family, config-driven.
 
-``segkit.load("runs/...", os=8)`` gives a trained network, ``segkit.build(model="v3", ...)`` a new one.
-Both are imported on first use, so that ``import segkit`` costs nothing.
+``segkit.load("runs/...", os=8)`` gives a trained network, ``segkit.build(model="v3", ...)`` a new
+one. Both are imported on first use, so that ``import segkit`` costs nothing.
 """
 
 from typing import Any
