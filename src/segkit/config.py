@@ -3,6 +3,7 @@
 Nothing here imports torch: ``segkit train --cfg job`` answers before torch would be loaded.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -27,7 +28,7 @@ from segkit.schema import ROOTS
 # Groups whose options look like numbers: Hydra refuses an integer as a choice, so they are quoted.
 NUMERIC_GROUPS = ("os", "multi_grid")
 
-# Keys that cannot change a result, so they are no part of a run's identity (design: the run folder).
+# Keys that cannot change a result, so they are no part of a run's identity.
 UNHASHED = (
     *("name", "runs", "resume", "resume_allow", "device", "devices", "workers"),
     *(
@@ -169,10 +170,8 @@ def dotted(key: str) -> str:
 
 
 def type_error(error: ValidationError) -> ConfigError:
-    found = re.search(
-        r"Value '(.*?)' (?:of type '.*?' could not be converted to|is not a valid) (\w+)",
-        str(error),
-    )
+    wrong = r"(?:of type '.*?' could not be converted to|is not a valid)"
+    found = re.search(rf"Value '(.*?)' {wrong} (\w+)", str(error))
     key = full_key(error)
     if not found:
         return ConfigError("TYPE", key, str(error).splitlines()[0])
@@ -194,12 +193,10 @@ def key_error(
     key = dotted(key)
     good = [o for o in overrides if not o.lstrip("+~").startswith((f"{key}=", f"{key}@"))]
     groups = [o for o in good if o.split("=")[0].lstrip("+") in GROUPS]
-    try:
-        known = (
-            flat_keys(compose(command, groups, config_dir).values) if good != [*overrides] else []
-        )
-    except ConfigError:
-        known = []
+    known: list[str] = []
+    if good != [*overrides]:  # else the key came from a file and composing again would fail again
+        with contextlib.suppress(ConfigError):
+            known = flat_keys(compose(command, groups, config_dir).values)
     fix = nearest(key, [*known, *GROUPS]).lstrip("; ")
     return ConfigError("UNKNOWN-KEY", key, "no such key", fix or f"see segkit {command} --help")
 

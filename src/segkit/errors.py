@@ -63,7 +63,7 @@ class SegkitError(Exception):
 
 
 def one_line(text: str) -> str:
-    """``text`` with every control character made visible, so that a file name cannot fake a line."""
+    """``text`` with every control character made visible, so that no file name fakes a line."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 

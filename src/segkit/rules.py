@@ -179,7 +179,7 @@ def check_stage(
         key = f"schedule.stages.{number}.os" if stage["os"] else "os"
         yield ConfigError("RANGE", key, f"{stride}", "allowed: 8, 16, 32")
     elif crop >= 1 and crop % stride != 1:
-        # With aligned corners and sides of OS*k+1 every map samples exact pixels (facts, section 8).
+        # With aligned corners and sides of OS*k+1 every map samples exact pixels.
         below = max(crop // stride, 1) * stride + 1
         found = f"{crop} is not a multiple of the output stride {stride} plus one"
         yield ConfigError("CROP", "augment.crop", found, f"nearest: {below} or {below + stride}")

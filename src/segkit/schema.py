@@ -1,8 +1,8 @@
 """The typed root of every config, as plain dataclasses (nothing imported: ``--help`` reads them).
 
 Hydra merges YAML into these, so that an unknown key or a wrong type is an error with the key's
-full name. ``model``, ``backbone``, ``dataset`` and ``loss`` are constructor calls (``_target_`` and its
-arguments); their keys are checked against the constructor's own signature by ``build``.
+full name. ``model``, ``backbone``, ``dataset`` and ``loss`` are constructor calls (``_target_`` and
+its arguments); their keys are checked against the constructor's own signature by ``build``.
 """
 
 from dataclasses import dataclass, field
@@ -149,7 +149,7 @@ class Train(Common):
     compile: bool = doc("torch.compile the network (CUDA)", False)
     deterministic: bool = doc("slow exact kernels", False)
     resume: bool = doc("go on where the same command stopped", False)
-    resume_allow: list[str] = doc("keys that may differ on resume", [])
+    resume_allow: list[str] = doc("keys that may differ on resume", [])  # noqa: RUF009
     pretrained: str = doc("imagenet, none or a path", "imagenet")
     pretrained_strict: bool = doc("every backbone key must be in the file", True)
     model: Any = MISSING

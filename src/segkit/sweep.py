@@ -75,8 +75,7 @@ def run_job(
     from segkit.cli import task
     from segkit.rules import check
 
-    whole = HydraConfig.instance().cfg
-    typed = " ".join(whole.hydra.overrides.task) if whole is not None else ""
+    typed = " ".join(HydraConfig.get().overrides.task)
     try:
         composed = plain_job(cfg, command, config_dir)
         check(composed.values)
