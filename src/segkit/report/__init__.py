@@ -1,0 +1,1 @@
+"""What people read: signatures, tables, pictures, curves and the names of files."""
