@@ -173,7 +173,7 @@ def run(call: Call) -> int:
         print(OmegaConf.to_yaml(composed.values), end="")
         return ExitCode.OK
     check(composed.values)
-    from segkit.build import trust
+    from segkit.instantiate import trust
 
     trust(call.trust)
     if call.command == "predict":

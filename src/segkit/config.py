@@ -138,12 +138,8 @@ def translate(
         return type_error(wrong)
     if bad := re.search(r"Could not find '([\w-]+)/(.+?)'", text):
         return choice_error(bad[1], bad[2], config_dir)
-    if bad := re.search(r"Could not override '(.+?)'", text):
-        return key_error(bad[1], command, overrides, config_dir)
-    if bad := re.search(r"Key '(.+?)' (?:is )?not in", text):
-        place = next((k for e in chain if (k := full_key(e))), bad[1])
-        named = place if place.split(".")[-1] == bad[1] else f"{place}.{bad[1]}"
-        return key_error(named, command, overrides, config_dir)
+    if bad := re.search(r"Could not override '(.+?)'|Key '(.+?)' (?:is )?not in", text):
+        return key_error(unknown_key(bad[1] or bad[2], chain), command, overrides, config_dir)
     if any(isinstance(e, YAMLError) for e in chain):
         return ConfigError("YAML", yaml_place(chain), yaml_problem(chain))
     if any(type(e).__name__ == "OverrideParseException" for e in chain):
@@ -152,6 +148,13 @@ def translate(
         return ConfigError("MISSING", bad[1], "has no value", f"type {bad[1]}=...")
     first = str(error).strip().splitlines() or [type(error).__name__]
     return ConfigError("INVALID", command, first[0])
+
+
+def unknown_key(outer: str, chain: Sequence[BaseException]) -> str:
+    """The full key: ``outer`` as typed, or the key inside it that OmegaConf did not know."""
+    inner = next((k for e in chain if (k := full_key(e))), outer)
+    known = inner.split(".")[-1] == outer.split(".")[-1] or inner.startswith(outer)
+    return max(inner, outer, key=len) if known else f"{outer}.{inner}"
 
 
 def causes(error: BaseException | None) -> Iterable[BaseException]:

@@ -2,7 +2,7 @@
 
 Hydra merges YAML into these, so that an unknown key or a wrong type is an error with the key's
 full name. ``model``, ``backbone``, ``dataset`` and ``loss`` are constructor calls (``_target_`` and
-its arguments); their keys are checked against the constructor's own signature by ``build``.
+its arguments); their keys are checked against the constructor's own signature by ``instantiate``.
 """
 
 from dataclasses import dataclass, field

@@ -71,7 +71,7 @@ def run_job(
 ) -> int:
     from hydra.core.hydra_config import HydraConfig
 
-    from segkit.build import trust
+    from segkit.instantiate import trust
     from segkit.cli import task
     from segkit.rules import check
 
