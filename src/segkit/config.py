@@ -153,8 +153,9 @@ def translate(
 def unknown_key(outer: str, chain: Sequence[BaseException]) -> str:
     """The full key: ``outer`` as typed, or the key inside it that OmegaConf did not know."""
     inner = next((k for e in chain if (k := full_key(e))), outer)
-    known = inner.split(".")[-1] == outer.split(".")[-1] or inner.startswith(outer)
-    return max(inner, outer, key=len) if known else f"{outer}.{inner}"
+    if inner.startswith(outer) or outer.startswith(inner) or inner.endswith(outer):
+        return max(inner, outer, key=len)
+    return f"{outer}.{inner}"
 
 
 def causes(error: BaseException | None) -> Iterable[BaseException]:
