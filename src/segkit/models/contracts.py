@@ -1,0 +1,65 @@
+"""What a backbone and a head promise each other; the segmenter joins any two that keep it."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from segkit.models.weights import ImageNetWeights
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A map a backbone gives: its channels, and its stride at the backbone's output stride."""
+
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What a backbone expects of its input: (RGB / 255 − mean) / std, channel by channel."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+# The statistics every torchvision classifier was trained with.
+IMAGENET_PIXELS = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+class Backbone(nn.Module):
+    """Image ``[B, 3, H, W]`` -> dict of maps, with the keys of ``features``.
+
+    A map of stride s has the size ``(H − 1) // s + 1``. Keys every backbone has: ``out``, the last
+    map, at the requested output stride, and ``low``, the last map at stride 4. Where a network has
+    the usual five stages it also names them ``res2`` ... ``res5``: the last map of the blocks whose
+    stride was 4, 8, 16, 32 before any stride was traded for a rate.
+
+    Made by a function ``make(*, output_stride, multi_grid, **its own arguments)`` that lets
+    ``atrous.plan_units`` decide strides and rates. ``name`` is that of its YAML file.
+    """
+
+    name: str
+    features: dict[str, Feature]
+    accepts_multi_grid: bool = False
+    imagenet: ImageNetWeights | None = None
+    pixels: Pixels = IMAGENET_PIXELS
+
+
+class Head(nn.Module):
+    """Maps of a backbone -> dict of score maps ``[B, num_classes, h, w]``: ``out``, ``aux`` if any.
+
+    Made as ``Head(features, num_classes, *, output_stride, **its own arguments)``. The scores stay
+    at the head's own stride; whoever wants pixels resizes them.
+    """
+
+    # Output stride the head's rates are written for; they are scaled by this over the actual one.
+    written_for: ClassVar[int]
+    # What multi_grid=auto means where the backbone accepts one; None: no multi-grid.
+    default_multi_grid: ClassVar[tuple[int, ...] | None] = None
+    # Largest output stride the backbone is asked for. A head that goes on striding (v3's cascade,
+    # §3.2: OS up to 256) takes the rest itself; None: the backbone takes it all.
+    max_backbone_stride: ClassVar[int | None] = None
+    # The parameters that turn features into classes: what v1/v2 train with ten times the rate.
+    classifier_prefixes: ClassVar[tuple[str, ...]] = ("classifier.",)

@@ -1,0 +1,190 @@
+"""Where weight files come from, and how they are read without running anything in them."""
+
+import http.client
+import io
+import os
+import pickle
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from segkit.errors import CheckpointError, RefusedError
+
+_TIMEOUT_S = 10.0  # for connecting and for every single read
+_CHUNK = 1 << 20
+_MAX_DOWNLOAD = 1 << 30  # the largest file of any table here is 0.2 GiB
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One known file. ``address`` is None where nobody publishes it as a torch file."""
+
+    name: str
+    address: str | None = None
+
+    @property
+    def hash_prefix(self) -> str:
+        """What its SHA-256 begins with: torchvision writes that into the name, others do not."""
+        tail = Path(self.name).stem.rpartition("-")[2]
+        return tail if self.address and len(tail) == 8 else ""
+
+
+def find(files: tuple[WeightFile, ...], *, download: bool) -> tuple[Path, WeightFile]:
+    """The first of ``files`` in ``$SEGKIT_WEIGHTS``, in torch's cache, or (``download``) fetched.
+
+    Raises ``CheckpointError`` CKPT-WEIGHTS-MISSING, saying where it looked and what to type.
+    """
+    given = os.environ.get("SEGKIT_WEIGHTS")
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    for folder in ([Path(given)] if given else []) + [cache]:
+        for file in files:
+            if (folder / file.name).is_file():
+                return folder / file.name, file
+    public = next((file for file in files if file.address), None)
+    tried = "it has no public address"
+    if public and download:
+        try:
+            return fetch(public, cache), public
+        except (OSError, http.client.HTTPException, ValueError) as fault:
+            tried = f"download from {public.address} failed: {_reason(fault)}"
+    elif public:
+        tried = f"its address is {public.address} (only train downloads)"
+    raise CheckpointError(
+        "WEIGHTS-MISSING",
+        " or ".join(file.name for file in files),
+        f"not found in SEGKIT_WEIGHTS ({given or 'unset'}) nor {cache}; {tried}",
+        "type pretrained=/path/to/file, or pretrained=none to start from random",
+    )
+
+
+def fetch(file: WeightFile, folder: Path) -> Path:
+    """Download ``file`` into ``folder``; under its final name it is whole and verified, or absent.
+
+    Raises ``OSError``, ``HTTPException`` or ``ValueError`` (address or content not as promised).
+    """
+    address = file.address or ""
+    _check_address(address)
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = sha256()
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{file.name}.", delete=False) as part:
+        try:
+            with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as response:
+                _check_address(response.url)  # a redirect may lead elsewhere
+                while chunk := response.read(_CHUNK):
+                    if part.tell() + len(chunk) > _MAX_DOWNLOAD:
+                        raise ValueError(f"more than {_MAX_DOWNLOAD >> 20} MiB")
+                    digest.update(chunk)
+                    part.write(chunk)
+            if not digest.hexdigest().startswith(file.hash_prefix):
+                raise ValueError(f"sha256 {digest.hexdigest()[:8]}..., not {file.hash_prefix}...")
+            part.flush()
+            os.fsync(part.fileno())
+            Path(part.name).replace(folder / file.name)
+        except BaseException:
+            Path(part.name).unlink(missing_ok=True)
+            raise
+    return folder / file.name
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a torch or safetensors file by name, and the file's SHA-256.
+
+    Raises ``RefusedError`` SAFE-PICKLE for anything but plain tensors in a pickle (it is never
+    tried another way), ``CheckpointError`` CKPT-WEIGHTS-MISSING or CKPT-WEIGHTS-UNREADABLE.
+    """
+    try:
+        if not path.is_file():  # a directory, or a pipe that would block
+            raise CheckpointError(
+                "WEIGHTS-MISSING",
+                path,
+                "is not a file" if path.exists() else "no such file",
+                "type pretrained=/path/to/file, or pretrained=none to start from random",
+            )
+        content = path.read_bytes()
+    except OSError as fault:
+        raise _unreadable(path, _reason(fault)) from fault
+    loaded = (
+        _from_safetensors(path, content)
+        if path.suffix == ".safetensors"
+        else _from_torch(path, content)
+    )
+    return _named_tensors(path, loaded), sha256(content).hexdigest()
+
+
+def _from_safetensors(path: Path, content: bytes) -> object:
+    try:
+        return safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as fault:
+        raise _unreadable(path, _reason(fault)) from fault
+
+
+def _from_torch(path: Path, content: bytes) -> object:
+    if content.lstrip()[:1] == b"<":
+        raise _unreadable(path, "is HTML or XML")
+    if len(content) < 4:
+        raise _unreadable(path, f"has {len(content)} bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks about the file's kind; the error says it
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as fault:
+        raise _refused(path) from fault
+    # A damaged or forged archive surfaces as whatever its bytes trip over first.
+    except Exception as fault:
+        if "TorchScript" in str(fault):
+            raise _refused(path) from fault
+        raise _unreadable(path, f"is torn or no weight file ({_reason(fault)})") from fault
+
+
+def _named_tensors(path: Path, loaded: object) -> dict[str, Tensor]:
+    if not isinstance(loaded, Mapping):
+        raise _unreadable(path, f"holds a {type(loaded).__name__}, not tensors by name")
+    tensors = {}
+    for key, value in loaded.items():
+        if not isinstance(value, Tensor) or not isinstance(key, str):
+            raise _unreadable(path, f"{key!r} is a {type(value).__name__}, not a tensor")
+        if value.is_meta or value.is_quantized or value.layout != torch.strided:
+            raise _unreadable(path, f"{key!r} is not a dense tensor")
+        tensors[key.removeprefix("module.")] = value  # left there by DataParallel
+    return tensors
+
+
+def _check_address(address: str) -> None:
+    parts = urlsplit(address)
+    loopback = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")
+    if parts.scheme != "https" and not loopback:
+        raise ValueError(f"refused {parts.scheme or 'an empty'} address; https only")
+
+
+def _reason(fault: BaseException) -> str:
+    """The first line of what went wrong; torch and urllib write paragraphs."""
+    cause = fault.reason if isinstance(fault, urllib.error.URLError) else fault
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return (str(cause).splitlines() or [""])[0][:160] or type(fault).__name__
+
+
+def _unreadable(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        "WEIGHTS-UNREADABLE", path, what, "give a torch or .safetensors file of plain tensors"
+    )
+
+
+def _refused(path: Path) -> RefusedError:
+    return RefusedError(
+        "PICKLE",
+        path,
+        "holds more than plain tensors; opening it could run code",
+        "only files that torch.load(weights_only=True) takes, or .safetensors",
+    )

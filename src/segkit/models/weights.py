@@ -1,0 +1,193 @@
+"""Filling a network with weights: which keys fit, in one line if they do not."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from segkit.errors import CheckpointError
+from segkit.models.weight_files import WeightFile, find, read
+
+__all__ = ["ImageNetWeights", "Origin", "WeightFile", "load_backbone", "load_segmenter"]
+
+
+@dataclass(frozen=True)
+class ImageNetWeights:
+    """A backbone's line in the table of public weights.
+
+    ``files``: any of them will do, the first that is found is taken. ``renamed``: (prefix in the
+    file, prefix here). ``unused``: prefixes of what a backbone leaves out, in the file's names.
+    """
+
+    files: tuple[WeightFile, ...]
+    unused: tuple[str, ...] = ("fc.", "classifier.")
+    renamed: tuple[tuple[str, str], ...] = ()
+
+
+# For backbones without a table of their own: what classifiers call their last layer.
+_ANY_FILE = ImageNetWeights(files=())
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a backbone's start came from; part of every score's signature.
+
+    ``not_loaded`` names the parameters and buffers that kept their random start.
+    """
+
+    kind: Literal["imagenet", "file", "none"]
+    file: str | None = None
+    sha256: str | None = None
+    keys_loaded: int = 0
+    not_loaded: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; the file's name without its folder."""
+        return {**asdict(self), "not_loaded": list(self.not_loaded)}
+
+
+def load_backbone(
+    backbone: nn.Module,
+    pretrained: str,
+    *,
+    source: ImageNetWeights | None,
+    strict: bool = True,
+    download: bool = False,
+) -> Origin:
+    """Fill ``backbone`` in place and say from what.
+
+    ``pretrained`` is ``imagenet`` (the files of ``source``, which is the backbone's own
+    ``imagenet``), ``none``, or a path. Half-precision tensors become float32 on the way. With
+    ``strict`` every key must fit; without it the rest is listed in the origin, but nothing fitting
+    at all is still an error. On any error the backbone is as it was.
+
+    Raises ``CheckpointError`` (CKPT-WEIGHTS-NONE, -MISSING, -UNREADABLE, -HASH, -MISMATCH,
+    -NONFINITE) and ``RefusedError`` SAFE-PICKLE.
+    """
+    if pretrained == "none":
+        return Origin("none")
+    kind: Literal["imagenet", "file"] = "file"
+    path, file = _typed_path(pretrained), WeightFile("")
+    if pretrained == "imagenet":
+        if source is None:
+            raise CheckpointError(
+                "WEIGHTS-NONE",
+                "pretrained=imagenet",
+                f"there are no public ImageNet weights for {getattr(backbone, 'name', 'this')}",
+                "type pretrained=none to start from random, or pretrained=/path/to/file",
+            )
+        kind, (path, file) = "imagenet", find(source.files, download=download)
+    tensors, digest = read(path)
+    if not digest.startswith(file.hash_prefix):
+        raise CheckpointError(
+            "WEIGHTS-HASH",
+            path,
+            f"sha256 begins with {digest[:8]}, not {file.hash_prefix}",
+            "the file is damaged or not what its name says; delete it",
+        )
+    fitting = _in_our_names(tensors, source or _ANY_FILE)
+    loaded, left = _fill(backbone, fitting, where=str(path), strict=strict)
+    return Origin(kind, path.name, digest, loaded, tuple(left))
+
+
+def load_segmenter(
+    net: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    where: str = "checkpoint",
+    strict: bool = True,
+) -> list[str]:
+    """Fill a whole network from a state dict; the names of what was not loaded (none if strict).
+
+    Raises ``CheckpointError`` CKPT-WEIGHTS-MISMATCH or -NONFINITE in the name of ``where``.
+    """
+    return _fill(net, tensors, where=where, strict=strict)[1]
+
+
+def _typed_path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()  # a shell leaves the ~ of pretrained=~/file alone
+    except RuntimeError:  # ~ of nobody known here
+        return Path(text)
+
+
+def _in_our_names(tensors: Mapping[str, Tensor], source: ImageNetWeights) -> dict[str, Tensor]:
+    renamed = {}
+    for key, tensor in tensors.items():
+        if key.startswith(source.unused):
+            continue
+        for theirs, ours in source.renamed:
+            if key.startswith(theirs):
+                key = ours + key.removeprefix(theirs)
+                break
+        renamed[key] = tensor
+    return renamed
+
+
+def _fill(
+    module: nn.Module, tensors: Mapping[str, Tensor], *, where: str, strict: bool
+) -> tuple[int, list[str]]:
+    """Load what fits; (keys loaded, keys of ``module`` that were not)."""
+    own = module.state_dict()
+    fits = {key: tensors[key] for key in own if key in tensors and _same_shape(own, tensors, key)}
+    # The count of seen batches is only there for momentum=None, and old files do not have it.
+    missing = [k for k in own if k not in tensors and not k.endswith("num_batches_tracked")]
+    misshaped = [k for k in own if k in tensors and k not in fits]
+    extra = [k for k in tensors if k not in own]
+    if not fits or (strict and (missing or misshaped or extra)):
+        raise _mismatch(own, tensors, missing, misshaped, extra, where, nothing=not fits)
+    _check_finite(fits, where)
+    module.load_state_dict(fits, strict=False)
+    return len(fits), missing + misshaped
+
+
+def _same_shape(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], key: str) -> bool:
+    return own[key].shape == tensors[key].shape
+
+
+def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    bad = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise CheckpointError(
+            "WEIGHTS-NONFINITE",
+            where,
+            f"{len(bad)} tensors hold NaN or infinity ({_first(bad)})",
+            "give a file from before the training diverged",
+        )
+
+
+def _mismatch(
+    own: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    missing: list[str],
+    misshaped: list[str],
+    extra: list[str],
+    where: str,
+    *,
+    nothing: bool,
+) -> CheckpointError:
+    shapes = [f"{k} {list(tensors[k].shape)} for {list(own[k].shape)}" for k in misshaped[:3]]
+    counts = [
+        f"{len(keys)} {kind} ({_first(names)}{', ...' if len(keys) > 3 else ''})"
+        for kind, keys, names in (
+            ("missing", missing, missing),
+            ("misshaped", misshaped, shapes),
+            ("extra", extra, extra),
+        )
+        if keys
+    ]
+    head = "no key fits the network" if nothing else "does not fit the network"
+    return CheckpointError(
+        "WEIGHTS-MISMATCH",
+        where,
+        f"{head}: {'; '.join(counts) or 'it is empty'}",
+        "give the weights of this architecture"
+        + ("" if nothing else ", or load what fits with pretrained_strict=false"),
+    )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3])
