@@ -1,0 +1,1 @@
+"""Data: label sets, readers, training transforms and the loader."""

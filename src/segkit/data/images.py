@@ -1,0 +1,125 @@
+"""Pictures from files that nobody has checked: PNG and JPEG, 8 bits, within a pixel budget.
+
+One rule for EXIF: the orientation tag is applied to everything that is read, so that an array
+always looks as a viewer shows it; sizes are compared after that.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from segkit.data.files import open_file
+from segkit.errors import DataError, EnvironmentFault, RefusedError, SegkitError
+
+MAX_PIXELS = 50_000_000
+FORMATS = ("PNG", "JPEG")
+
+# Bytes 16-24 of a PNG are width and height; byte 24 is the bit depth of one channel.
+_PNG_DEPTH = 24
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture upright and in memory, in Pillow's mode, with the bit depth of the file."""
+
+    image: Image.Image
+    format: str
+    depth: int
+
+
+def decode(path: str | Path, max_pixels: int = MAX_PIXELS) -> Decoded:
+    """Decode a whole PNG or JPEG and turn it upright (EXIF).
+
+    Raises ``DataError`` where the file is no such picture or is damaged, ``RefusedError`` where its
+    header claims more than ``max_pixels``; that is found before a pixel is decoded.
+    """
+    with open_file(path) as file, _decoder_faults(path):
+        head = file.read(_PNG_DEPTH + 1)
+        file.seek(0)
+        depth = head[_PNG_DEPTH] if head.startswith(_PNG_SIGNATURE) else 8
+        with warnings.catch_warnings():
+            # Pillow warns from 89 Mpx on; the budget below answers that, in one line.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=FORMATS)
+        _check_budget(path, image.size, max_pixels)
+        form = str(image.format)
+        if form == "PNG" and getattr(image, "n_frames", 1) > 1:
+            raise DataError("UNREADABLE", path, "an animated PNG", "a picture of one frame")
+        image.load()  # verify() passes a JPEG cut in half; only decoding finds it
+        return Decoded(_upright(image), form, depth)
+
+
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """An image as RGB, uint8 [H,W,3].
+
+    Grey and palette images become RGB. An alpha channel is dropped where every pixel is opaque and
+    refused otherwise; 16-bit and CMYK files are refused: dropping bits or guessing a colour space
+    would change pixels without a word. Raises what ``decode`` raises.
+    """
+    decoded = decode(path, max_pixels)
+    image = decoded.image
+    if decoded.depth == 16:
+        raise DataError("IMAGE-MODE", path, "16 bits per channel", "save it with 8 bits")
+    if image.mode not in {"RGB", "L", "1", "P", "RGBA", "LA", "PA"}:
+        raise DataError("IMAGE-MODE", path, f"mode {image.mode}", "RGB or grey, 8 bits")
+    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+        image = opaque(path, image)
+    return np.asarray(image.convert("RGB"))
+
+
+def opaque(path: str | Path, image: Image.Image) -> Image.Image:
+    """``image`` as RGB without its alpha channel; ``DataError`` where a pixel is not opaque."""
+    pixels = np.asarray(image.convert("RGBA"))
+    seen_through = np.argwhere(pixels[..., 3] != 255)
+    if len(seen_through):
+        y, x = seen_through[0]
+        what = f"{len(seen_through)} pixels are not opaque, the first at x={x} y={y}"
+        raise DataError("ALPHA", path, what, "flatten the alpha channel")
+    return Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
+
+
+def check_same_size(
+    image_path: str | Path, image: np.ndarray, mask_path: str | Path, mask: np.ndarray
+) -> None:
+    """``DataError`` with both paths and both sizes unless image and mask cover the same pixels."""
+    if image.shape[:2] != mask.shape[:2]:
+        (h, w), (mask_h, mask_w) = image.shape[:2], mask.shape[:2]
+        what = f"mask of {mask_w}x{mask_h} for the {w}x{h} pixels of {image_path}"
+        raise DataError("SIZE-MISMATCH", mask_path, what, "sizes must be equal (EXIF applied)")
+
+
+def _check_budget(path: str | Path, size: tuple[int, int], max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        what = f"{size[0]}x{size[1]} = {size[0] * size[1]} pixels"
+        raise RefusedError("PIXELS", path, what, f"at most {max_pixels} (dataset.max_pixels)")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Most files carry no tag; exif_transpose would copy them all the same.
+    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
+
+
+@contextmanager
+def _decoder_faults(path: str | Path) -> Iterator[None]:
+    """Whatever a decoder raises on foreign bytes is the file's fault, and is told so."""
+    try:
+        yield
+    except SegkitError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise RefusedError("PIXELS", path, str(error), "a smaller picture") from None
+    except Image.UnidentifiedImageError:
+        raise DataError("UNREADABLE", path, "neither PNG nor JPEG") from None
+    except MemoryError:
+        raise EnvironmentFault("MEMORY", path, "no memory to decode it") from None
+    except Exception as error:
+        what = f"damaged picture ({error or type(error).__name__})"
+        raise DataError("UNREADABLE", path, what, "restore the file") from error

@@ -1,0 +1,175 @@
+"""Data sets made of image and mask files, named by a list."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from segkit.data.files import open_file
+from segkit.data.images import MAX_PIXELS, check_same_size, read_image
+from segkit.data.labels import LabelSet
+from segkit.data.masks import read_mask
+from segkit.errors import DataError, RefusedError
+
+MAX_LIST_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a data set keeps things, relative to its root; ``folder`` is its place in a data room.
+
+    ``list_file`` holds one sample per line: an id, or the two paths ``/images/ID /masks/ID``.
+    """
+
+    name: str
+    folder: str
+    images: str
+    masks: str
+    list_file: str
+    image_suffix: str = ".jpg"
+    mask_suffix: str = ".png"
+
+    @property
+    def expected(self) -> str:
+        images, masks = f"{self.images}/*{self.image_suffix}", f"{self.masks}/*{self.mask_suffix}"
+        return f"{images}, {masks}, {self.list_file}"
+
+
+class FilePairs:
+    """Image and mask files of one split, in the sorted order of their ids.
+
+    ``root`` is the data set's own folder; ``None`` means ``$SEGKIT_DATA/<layout.folder>``, and
+    ``./data/<layout.folder>`` where the variable is not set. Opening reads the list and the two
+    directories, no picture. Raises ``DataError`` (missing data set, list or file; empty list;
+    duplicates) and ``RefusedError`` (an id that leaves the root).
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None,
+        layout: Layout,
+        labels: LabelSet,
+        *,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.labels = labels
+        self.layout = layout
+        self.max_pixels = max_pixels
+        self.root = _find(root, layout)
+        # One flat array: worker processes share its pages, where a list of str would be copied
+        # into every worker object by object as reference counts change.
+        self.ids = np.array(read_list(self.root / layout.list_file, layout))
+        self._require_files()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image_path(self, index: int) -> Path:
+        return self.root / self.layout.images / f"{self.ids[index]}{self.layout.image_suffix}"
+
+    def mask_path(self, index: int) -> Path:
+        return self.root / self.layout.masks / f"{self.ids[index]}{self.layout.mask_suffix}"
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """RGB uint8 [H,W,3] and labels uint8 or uint16 [H,W], range-checked and of one size."""
+        image = read_image(self.image_path(index), self.max_pixels)
+        mask = read_mask(self.mask_path(index), self.labels, max_pixels=self.max_pixels)
+        check_same_size(self.image_path(index), image, self.mask_path(index), mask)
+        return image, mask
+
+    def _require_files(self) -> None:
+        layout = self.layout
+        for kind, folder, suffix in (
+            ("image", layout.images, layout.image_suffix),
+            ("mask", layout.masks, layout.mask_suffix),
+        ):
+            present = _listing(self.root / folder, {PurePosixPath(i).parent for i in self.ids})
+            missing = [i for i in self.ids.tolist() if f"{i}{suffix}" not in present]
+            if missing:
+                more = f" ({len(missing)} of {len(self.ids)} are)" if len(missing) > 1 else ""
+                where = self.root / folder / f"{missing[0]}{suffix}"
+                what = f"{kind} named in {layout.list_file} is missing{more}"
+                raise DataError("MISSING-FILE", where, what)
+
+
+def read_list(path: Path, layout: Layout) -> list[str]:
+    """The sorted ids of a list file.
+
+    Blank lines, lines that begin with ``#``, a byte order mark, CRLF and blanks around an id are
+    accepted.
+    """
+    with open_file(path) as file:
+        raw = file.read(MAX_LIST_BYTES + 1)
+    if len(raw) > MAX_LIST_BYTES:
+        raise DataError("LIST", path, f"more than {MAX_LIST_BYTES} bytes", "one id per line")
+    try:
+        lines = raw.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError("LIST", path, f"not UTF-8 ({error.reason})", "one id per line") from None
+    numbered = ((n, line.strip()) for n, line in enumerate(lines, 1))
+    ids = [_id(path, n, line, layout) for n, line in numbered if line and line[0] != "#"]
+    if not ids:
+        raise DataError("EMPTY-SPLIT", path, "names no sample", "one id per line")
+    twice = sorted(i for i, count in Counter(ids).items() if count > 1)
+    if twice:
+        shown = ", ".join(twice[:3]) + (" ..." if len(twice) > 3 else "")
+        raise DataError("DUPLICATE", path, f"{len(twice)} ids stand there twice: {shown}")
+    return sorted(ids)
+
+
+def _id(path: Path, number: int, line: str, layout: Layout) -> str:
+    parts = line.split()
+    if len(parts) == 2 and all("/" in part for part in parts):
+        line = _id_of_paths(path, number, parts, layout)
+    name = PurePosixPath(line)
+    if name.is_absolute() or ".." in name.parts or "\\" in line or not line.isprintable():
+        what = f"line {number}: {line!r} leaves the data set's folder"
+        raise RefusedError("PATH", path, what, "ids are relative names")
+    return line
+
+
+def _id_of_paths(path: Path, number: int, parts: list[str], layout: Layout) -> str:
+    """The id of a line in the form of the DeepLab authors: ``/JPEGImages/ID.jpg /Masks/ID.png``."""
+    image, mask = (part.removeprefix("/") for part in parts)
+    name = image.removeprefix(f"{layout.images}/").removesuffix(layout.image_suffix)
+    if (image, mask) != (
+        f"{layout.images}/{name}{layout.image_suffix}",
+        f"{layout.masks}/{name}{layout.mask_suffix}",
+    ):
+        what = f"line {number}: {parts[0]} {parts[1]} do not fit {layout.images} and {layout.masks}"
+        raise DataError("LIST", path, what, f"expected layout: {layout.expected}")
+    return name
+
+
+def _listing(folder: Path, parents: Iterable[PurePosixPath]) -> set[str]:
+    """Names below ``folder``, relative to it, in those of its subfolders that the ids use."""
+    names: set[str] = set()
+    for parent in parents:
+        if (folder / parent).is_dir():
+            with os.scandir(folder / parent) as entries:
+                names.update(str(parent / entry.name) for entry in entries)
+    return names
+
+
+def _find(root: str | Path | None, layout: Layout) -> Path:
+    room = os.environ.get("SEGKIT_DATA")
+    place = Path(root) if root is not None else Path(room or "data") / layout.folder
+    try:
+        found = place.is_dir() and (place / layout.list_file).exists()
+    except OSError:
+        found = False
+    if not found:
+        where = place if not place.is_dir() else place / layout.list_file
+        what = (
+            f"{layout.name} not found (dataset.root={'null' if root is None else root}, "
+            f"SEGKIT_DATA={room or 'not set'})"
+        )
+        fix = (
+            f"expected layout: {layout.expected}; set dataset.root=/path or SEGKIT_DATA, "
+            "or try dataset=shapes"
+        )
+        raise DataError("MISSING", where, what, fix)
+    return place
