@@ -1,0 +1,1 @@
+"""The engine: one readable training loop, the evaluation loop, checkpoints, the run record."""

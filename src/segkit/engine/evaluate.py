@@ -1,0 +1,127 @@
+"""Evaluation: one confusion matrix over the whole set, every pixel of every image once."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from segkit.engine.signals import StopRequested
+from segkit.errors import DataError
+from segkit.metrics import ConfusionMatrix
+
+
+class Labelled(Protocol):
+    """A sample with its truth: ``label`` [H, W], a tensor or an array of whole numbers."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def label(self) -> object: ...
+
+
+Sample = TypeVar("Sample", bound=Labelled)
+
+
+class Refine(Protocol[Sample]):
+    """A stage that works beside the network, such as a pool of CRF processes.
+
+    ``submit`` waits for room only (the number in flight is bounded); ``ready`` yields what is
+    done, ``results`` all that was submitted: (sample, label map [H, W] as array or tensor).
+    """
+
+    def submit(self, sample: Sample, probabilities: Tensor) -> None: ...
+    def ready(self) -> Iterator[tuple[Sample, Any]]: ...
+    def results(self) -> Iterator[tuple[Sample, Any]]: ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """``matrix`` int64 [C, C] on the CPU (rows truth, columns prediction).
+
+    ``pixels`` counts those not ignored. ``seconds``: ``data`` (waiting for samples), ``predict``,
+    ``refine`` (waiting for the refining stage) and ``total``.
+    """
+
+    matrix: Tensor
+    images: int
+    pixels: int
+    seconds: dict[str, float]
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds = {"data": 0.0, "predict": 0.0, "refine": 0.0}
+        self.began = self._last = time.monotonic()
+
+    def spent(self, name: str) -> None:
+        """Book the time since the last call under ``name``."""
+        now = time.monotonic()
+        self.seconds[name] += now - self._last
+        self._last = now
+
+    def all(self) -> dict[str, float]:
+        return {**self.seconds, "total": time.monotonic() - self.began}
+
+
+def evaluate(
+    samples: Iterable[Sample],
+    predict: Callable[[Sample], Tensor],
+    *,
+    num_classes: int,
+    ignore_label: int,
+    device: torch.device | str,
+    refine: Refine[Sample] | None = None,
+    on_image: Callable[[Sample, Tensor], None] = lambda *_: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Score:
+    """Score ``predict`` (sample -> probabilities [C, H, W] at the label's size) on ``samples``.
+
+    With ``refine``, label maps come from it instead of the largest probability. ``on_image`` sees
+    every sample with its label map [H, W]. Raises DataError if there is nothing to evaluate or a
+    map does not fit its label, StopRequested between images once ``should_stop()``.
+    """
+    confusion = ConfusionMatrix(num_classes, ignore_label, device)
+    images = 0
+    clock = _Clock()
+
+    def count(sample: Sample, found: Any) -> None:
+        nonlocal images
+        truth, labels = torch.as_tensor(sample.label), torch.as_tensor(found)
+        if truth.shape != labels.shape:
+            what = f"label {tuple(truth.shape)}, prediction {tuple(labels.shape)}"
+            raise DataError("SIZE", sample.id, what, "each pixel is scored at the label's own size")
+        confusion.update(labels, truth)
+        images += 1
+        on_image(sample, labels)
+
+    for sample in samples:
+        if should_stop():
+            raise StopRequested
+        clock.spent("data")
+        probabilities = predict(sample)
+        if refine is None:
+            count(sample, probabilities.argmax(0))
+            clock.spent("predict")
+            continue
+        clock.spent("predict")
+        refine.submit(sample, probabilities)
+        for ready in refine.ready():
+            count(*ready)
+        clock.spent("refine")
+    if refine is not None:
+        for ready in refine.results():
+            if should_stop():
+                raise StopRequested
+            count(*ready)
+        clock.spent("refine")
+
+    if not images:
+        raise DataError("EMPTY", "evaluation", "there is no image to evaluate")
+    matrix = confusion.matrix().cpu()
+    pixels = int(matrix.sum())
+    if not pixels:
+        raise DataError("VOID", "evaluation", f"{images} images without one labelled pixel")
+    return Score(matrix, images, pixels, clock.all())

@@ -1,0 +1,106 @@
+"""Files that are whole or absent: every write under a final name goes through here."""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from segkit.errors import EnvironmentFault
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def temporary(path: Path) -> Path:
+    """A name beside ``path`` that nobody can have waited at; ``clean`` removes left-overs."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Put ``data`` at ``path``: after a kill at any moment the old content or the new is there.
+
+    Raises EnvironmentFault (disk full, unwritable, folder gone), with ``path`` untouched.
+    """
+    fresh = temporary(path)
+    with faults(path, len(data)):
+        try:
+            write_new(fresh, data)
+            fresh.replace(path)
+            sync_folder(path.parent)
+        finally:
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Create ``path`` with ``data`` and wait until it is on the disk; never follows a link."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o666), "wb", buffering=0) as file:
+        write_all(file.fileno(), data)
+        os.fsync(file.fileno())
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add ``data`` to an existing file and wait for the disk; a missing file stays missing."""
+    with faults(path, len(data)):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            write_all(handle, data)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """``os.write`` may take less than it is given, the more so near a full disk."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """A rename is on the disk only when its folder is."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def clean(folder: Path) -> list[str]:
+    """Remove what killed writers left in ``folder``; returns the names."""
+    found = sorted(folder.glob(".*.tmp"))
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return [path.name for path in found]
+
+
+@contextmanager
+def faults(path: Path, needed: int) -> Iterator[None]:
+    """Turn an OSError while writing ``needed`` bytes to ``path`` into an EnvironmentFault."""
+    try:
+        yield
+    except OSError as error:
+        raise _fault(error, path, needed) from error
+
+
+def _fault(error: OSError, path: Path, needed: int) -> EnvironmentFault:
+    if not path.parent.is_dir():
+        return EnvironmentFault(
+            "RUN-GONE", path.parent, "the folder disappeared while it was written to"
+        )
+    if error.errno in _FULL:
+        free = shutil.disk_usage(path.parent).free
+        return EnvironmentFault(
+            "DISK-FULL",
+            path,
+            f"{os.strerror(error.errno)}: needs {needed} bytes, {free} are free",
+            "make room, then run the same command with resume=true",
+        )
+    what = f"cannot be written ({error.strerror or error})"
+    return EnvironmentFault("WRITE", path, what, f"needs {needed} bytes in a writable folder")

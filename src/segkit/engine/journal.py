@@ -1,0 +1,122 @@
+"""The step-by-step record, written in bunches.
+
+Reading a loss back from a GPU waits for everything queued on it. So values stay on the device
+until ``flush`` fetches all of them at once.
+"""
+
+import json
+import math
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segkit.engine.progress import Progress
+from segkit.engine.record import Run
+from segkit.errors import NumericsError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One update: ``step`` counts it in, ``pixels`` is what its loss was divided by."""
+
+    step: int
+    stage: str
+    rate: float
+    loss: Tensor
+    gradient_norm: Tensor
+    pixels: Tensor
+    ids: Sequence[str]
+
+
+class Journal:
+    """Writes each step once, and stops the run at the first that is not finite."""
+
+    def __init__(self, run: Run, progress: Progress) -> None:
+        self._run, self._progress = run, progress
+        self._steps: list[Step] = []
+        self._void_told = False
+        self.restart()
+
+    def restart(self) -> None:
+        """Start the clock of the next bunch: validation and saving are not training time."""
+        self._began, self._waited = time.monotonic(), 0.0
+
+    def add(self, step: Step, waited: float) -> None:
+        """``waited``: seconds that this step waited for its data."""
+        self._steps.append(step)
+        self._waited += waited
+        self._progress.advance()
+
+    def flush(self) -> None:
+        """Write what was added. Raises NumericsError for a loss or gradient that is not finite;
+        the steps before it are written, and its own batch is named in ``logs/``.
+        """
+        if not self._steps:
+            return
+        steps, self._steps = self._steps, []
+        rows = [_row(step, *values) for step, values in zip(steps, _fetch(steps), strict=True)]
+        fine = [row for row in rows if math.isfinite(row["loss"] + row["gradient_norm"])]
+        bad = next((i for i, row in enumerate(rows) if row not in fine), len(rows))
+        self._run.log_metrics(rows[:bad])
+        for step, row in zip(steps[:bad], rows, strict=False):
+            self._show(step, row)
+        if bad < len(rows):
+            raise self._not_finite(steps[bad], rows[bad])
+        self._time(steps, rows[-1])
+
+    def _show(self, step: Step, row: dict[str, Any]) -> None:
+        named = {f"train/{key}": row[key] for key in ("loss", "lr", "gradient_norm")}
+        self._run.scalars(step.step, named)
+        if row["pixels"] == 0 and not self._void_told:
+            self._void_told = True
+            self._run.notice(
+                f"step {step.step}: no labelled pixel in the whole batch ({', '.join(step.ids)}); "
+                "its loss counts 0 (said once)"
+            )
+
+    def _time(self, steps: Sequence[Step], last: dict[str, Any]) -> None:
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        speed = sum(len(step.ids) for step in steps) / seconds
+        waiting = min(1.0, self._waited / seconds)
+        row = {"step": last["step"], "seconds": seconds, "images_per_second": speed}
+        self._run.log_timing([row | {"data_wait": waiting}])
+        self._run.scalars(last["step"], {"time/images_per_second": speed, "time/wait": waiting})
+        self._progress.show(loss=last["loss"], rate=last["lr"], speed=speed, waiting=waiting)
+        self.restart()
+
+    def _not_finite(self, step: Step, row: dict[str, Any]) -> NumericsError:
+        facts = {key: str(value) for key, value in row.items()} | {"ids": list(step.ids)}
+        name = f"non-finite-step-{step.step:08d}.json"
+        path = self._run.write_log(name, json.dumps(facts, indent=1) + "\n")
+        return NumericsError(
+            "NON-FINITE",
+            self._run.folder,
+            f"step {step.step}: loss {row['loss']}, gradient norm {row['gradient_norm']}, "
+            f"learning rate {step.rate:g}; the update was not applied; samples "
+            + ", ".join(step.ids[:4]) + (", ..." if len(step.ids) > 4 else ""),
+            f"all of them are in {path.name}; lower the learning rate, or look at those samples",
+        )  # fmt: skip
+
+
+def _fetch(steps: Sequence[Step]) -> list[list[float]]:
+    values = [torch.stack([s.loss, s.gradient_norm, s.pixels]).double() for s in steps]
+    fetched: list[list[float]] = torch.stack(values).tolist()
+    return fetched
+
+
+def _row(step: Step, loss: float, norm: float, pixels: float) -> dict[str, Any]:
+    return {
+        "step": step.step,
+        "stage": step.stage,
+        "lr": step.rate,
+        "loss": loss,
+        "gradient_norm": norm,
+        "pixels": pixels,
+        # Evidence of which samples the step saw, in which order.
+        "samples": f"{zlib.crc32('|'.join(step.ids).encode()):08x}",
+    }

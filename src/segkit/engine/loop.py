@@ -1,0 +1,374 @@
+"""Training, top to bottom: stages of optimiser steps, exact and resumable.
+
+One clock: ``step`` counts the applied updates of the whole run. A stage's own callables are
+given the step within the stage. Nothing random is carried from step to step (see
+``segkit.randomness``), so weights, optimiser state and ``step`` are all that a resumed run needs.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from segkit.engine import checkpoint
+from segkit.engine.journal import Journal, Step
+from segkit.engine.progress import Progress
+from segkit.engine.record import Run
+from segkit.engine.signals import Stop, StopRequested
+from segkit.engine.validation import Validation
+from segkit.errors import CheckpointError, ConfigError, DataError, EnvironmentFault
+from segkit.randomness import integer
+
+
+class Batch(Protocol):
+    """``images`` float32 [B, 3, h, w], ``labels`` uint8 or int32 [B, h, w], one id per image."""
+
+    @property
+    def images(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+
+class Loss(Protocol):
+    """A loss whose divisor is known before it: that of the whole batch, for every micro-batch."""
+
+    def normaliser(self, labels: Tensor) -> dict[str, Tensor]: ...
+    def __call__(
+        self, scores: Mapping[str, Tensor], labels: Tensor, normaliser: Mapping[str, Tensor]
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stretch of updates with one model, one optimiser and one schedule.
+
+    ``batch`` images make one update, computed in ``accumulate`` equal parts. ``make_model``
+    gives the network at ``output_stride``, with ``scores(images)`` and
+    ``set_batch_norm(mode, momentum)``. ``batches(step)`` yields the batches from ``step`` of the
+    stage on. ``learning_rate(step)`` is the base rate, which ``set_learning_rate`` hands to the
+    groups of the optimiser.
+    """
+
+    name: str
+    output_stride: int
+    steps: int
+    batch: int
+    accumulate: int
+    bn: Literal["train", "frozen_stats", "frozen"]
+    bn_momentum: float | None
+    make_model: Callable[[], nn.Module]
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+    learning_rate: Callable[[int], float]
+    set_learning_rate: Callable[[torch.optim.Optimizer, float], None]
+    loss: Loss
+    batches: Callable[[int], Iterator[Batch]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for the whole run. Periods are in updates; ``None`` is never.
+
+    ``keep`` checkpoints stay beside the best one. ``compile`` wraps the forward function
+    (``torch.compile``).
+    """
+
+    seed: int
+    device: torch.device
+    precision: Literal["fp32", "bf16"] = "fp32"
+    log_every: int = 10
+    validate_every: int | None = None
+    save_every: int | None = None
+    keep: int = 1
+    compile: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
+
+
+def train(
+    run: Run,
+    stages: Sequence[StagePlan],
+    settings: Settings,
+    *,
+    stop: Stop,
+    validate: Callable[[nn.Module, int], Mapping[str, Any]] | None = None,
+    on_validation: Callable[[int, Mapping[str, Any]], None] = lambda *_: None,
+) -> None:
+    """Train all ``stages``, from where ``run`` stands to the end.
+
+    The run is saved at step 0, every ``save_every`` steps, at the end of each stage, at each new
+    best score and when ``stop`` is set. ``validate(model, step)`` gives plain, deterministic
+    values with an ``miou`` (0..1 or None); they go into ``metrics.jsonl``.
+
+    Raises Interrupted (saved), NumericsError before a non-finite update, CheckpointError if the
+    run cannot be taken up, EnvironmentFault, ConfigError, and DataError from the batches.
+    """
+    _check(stages)
+    starts = [0, *accumulate(plan.steps for plan in stages)]
+    point = _resume_point(run, starts)
+    if point and point.step == starts[-1] and run.finished:
+        run.notice(f"{run.folder}: already complete ({point.step} steps)")
+        return
+    if point:
+        run.notice(f"{run.folder}: resuming at step {point.step} of {starts[-1]}")
+    step, saved = (point.step, point.step) if point else (0, -1)
+    weights = point.model if point else None
+    _tune(settings.device)
+    run.begin(step)
+    validation = Validation(run, validate, on_validation)
+
+    with closing(Progress(starts[-1], step)) as progress:
+        journal = Journal(run, progress)
+        for index, plan in enumerate(stages):
+            if point and index < point.stage:
+                continue
+            model = _model(plan, weights, settings.device, point.path if point else plan.name)
+            # The papers start each stage as a new run: weights are carried, momentum is not.
+            optimizer = plan.make_optimizer(model)
+            if point and index == point.stage:
+                checkpoint.load_optimizer(model, optimizer, point.optimizer, point.path)
+            update = Update(model, optimizer, plan, settings)
+
+            with _closing(plan.batches(step - starts[index])) as batches:
+                while True:
+                    # The state after ``step`` updates: watch it, keep it, or leave with it.
+                    ended = step == starts[index + 1]
+                    if step % settings.log_every == 0 or ended or stop:
+                        journal.flush()
+                    if _due(settings.validate_every, step, ended) and not stop:
+                        journal.flush()
+                        validation(model, step, plan.name, stop)
+                    due = _due(settings.save_every, step, ended) or step == 0
+                    if (due or stop or validation.best_step == step) and saved != step:
+                        journal.flush()
+                        _save(run, model, optimizer, step, index, settings, validation)
+                        saved = step
+                    if stop:
+                        raise stop.interrupted(run.folder, f"stopped and saved at step {step}",
+                                               "go on with resume=true")  # fmt: skip
+                    if ended:
+                        break
+
+                    # One update.
+                    began = time.monotonic()
+                    try:
+                        batch = stop.wait(next, batches, None)
+                    except StopRequested:
+                        continue
+                    if batch is None and stop:  # loaders may end at a signal, too
+                        continue
+                    if batch is None:
+                        what = f"the batches ended at step {step - starts[index]} of {plan.steps}"
+                        raise DataError("BATCHES", f"stage {plan.name}", what)
+                    waited = time.monotonic() - began
+                    with _faults(plan, index):
+                        done = update(batch, index, step - starts[index])
+                    step += 1
+                    journal.add(_entry(step, plan, done, batch), waited)
+                    if not done.applied:
+                        journal.flush()  # raises, with the state of the step before
+
+            weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    run.finish(step)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one update left: tensors on the device, and whether it was applied (if known)."""
+
+    rate: float
+    loss: Tensor
+    gradient_norm: Tensor
+    pixels: Tensor
+    applied: bool
+
+
+class Update:
+    """One update of ``model``: forward, loss, backward, finite check, optimiser step."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        plan: StagePlan,
+        settings: Settings,
+    ) -> None:
+        self.model, self.optimizer, self.plan, self.settings = model, optimizer, plan, settings
+        scores: Any = model.scores
+        self._scores = settings.compile(scores) if settings.compile else scores
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._device = settings.device
+        # Once 1, always 1: after a step that is not finite none is applied, though on a GPU
+        # nobody looks before the next flush.
+        self._halted = torch.zeros((), device=self._device)
+
+    def __call__(self, batch: Batch, stage: int, step: int) -> Done:
+        """``step`` counts from the start of the stage."""
+        torch.manual_seed(integer(self.settings.seed, "step", stage, step))
+        rate = self.plan.learning_rate(step)
+        self.plan.set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, pixels = self._backward(batch)
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in self._parameters if p.grad is not None]
+        ).float()
+        applied = self._apply(torch.isfinite(loss) & torch.isfinite(norm))
+        return Done(rate, loss, norm, pixels, applied)
+
+    def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Accumulate the gradients of ``batch``; returns its loss and the pixels it counts."""
+        labels = batch.labels.to(self._device, non_blocking=True)
+        normaliser = self.plan.loss.normaliser(labels)
+        total = torch.zeros((), device=self._device)
+        part = len(labels) // self.plan.accumulate
+        for images, truth in zip(batch.images.split(part), labels.split(part), strict=True):
+            scores = self._forward(images)
+            loss = self.plan.loss(scores, truth, normaliser)
+            loss.backward()
+            total += loss.detach()
+        return total, torch.stack([count.float() for count in normaliser.values()]).sum()
+
+    def _forward(self, images: Tensor) -> dict[str, Tensor]:
+        layout = torch.channels_last if self._device.type == "cuda" else torch.contiguous_format
+        images = images.to(self._device, non_blocking=True, memory_format=layout)
+        half = self.settings.precision == "bf16"
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=half):
+            scores: dict[str, Tensor] = self._scores(images)
+        return scores
+
+    def _apply(self, finite: Tensor) -> bool:
+        self._halted = torch.maximum(self._halted, (~finite).float())
+        if self.optimizer.defaults.get("fused"):
+            # The fused kernel reads this flag on the device and leaves everything as it is.
+            self.optimizer.found_inf = self._halted  # type: ignore[attr-defined]
+            self.optimizer.step()
+            return True
+        if bool(self._halted):
+            return False
+        self.optimizer.step()
+        return True
+
+
+def _entry(step: int, plan: StagePlan, done: Done, batch: Batch) -> Step:
+    return Step(
+        step, plan.name, done.rate, done.loss, done.gradient_norm, done.pixels, batch.ids
+    )  # fmt: skip
+
+
+def _check(stages: Sequence[StagePlan]) -> None:
+    for index, plan in enumerate(stages):
+        key = f"schedule.stages.{index}"
+        if plan.steps < 1:
+            raise ConfigError("VALUE", f"{key}.steps", f"{plan.steps}", "at least 1")
+        if plan.accumulate < 1 or plan.batch < 1 or plan.batch % plan.accumulate:
+            what = f"{plan.batch} images cannot be split into {plan.accumulate} equal parts"
+            raise ConfigError("VALUE", f"{key}.accumulate", what, f"a divisor of {key}.batch")
+
+
+def _resume_point(run: Run, starts: Sequence[int]) -> checkpoint.Checkpoint | None:
+    """The newest sound checkpoint, or None for a run that never had one."""
+    if not run.resumed:
+        return None
+    if not checkpoint.steps(run.checkpoints) and not run.has_metrics:
+        run.notice(f"{run.folder}: killed before its first step, fresh start")
+        return None
+    path = checkpoint.newest(
+        run.folder, lambda error: run.notice(f"skipped: {error}"), run_id=run.id
+    )
+    point = checkpoint.load(path, run_id=run.id)
+    stage, step = point.stage, point.step
+    if not (stage < len(starts) - 1 and starts[stage] <= step <= starts[stage + 1]):
+        what = f"step {step} of stage {stage} does not fit stages ending at {starts[1:]}"
+        raise CheckpointError("SCHEDULE", path, what, "resume with the schedule it was made with")
+    return point
+
+
+def _tune(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in fp32
+        torch.backends.cudnn.allow_tf32 = True
+
+
+def _model(
+    plan: StagePlan, weights: Mapping[str, Tensor] | None, device: torch.device, where: object
+) -> nn.Module:
+    model = plan.make_model()
+    if weights is not None:
+        checkpoint.load_weights(model, weights, where)
+    model.train()
+    # Before the optimiser is made: `frozen` takes parameters out of it.
+    model.set_batch_norm(plan.bn, plan.bn_momentum)  # type: ignore[operator]
+    if device.type == "cuda":
+        return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(device)
+
+
+def _due(every: int | None, step: int, ended: bool) -> bool:
+    return every is not None and step > 0 and (step % every == 0 or ended)
+
+
+def _save(
+    run: Run,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    stage: int,
+    settings: Settings,
+    validation: Validation,
+) -> None:
+    run.check()
+    path = checkpoint.save(
+        run.checkpoints,
+        run=run.id,
+        step=step,
+        stage=stage,
+        model=model.state_dict(),
+        optimizer=checkpoint.optimizer_state(model, optimizer),
+        config=run.config,
+        labels=run.labels,
+    )
+    validation.mark_best()
+    run.status("running", step=step, last_checkpoint=path.name)
+    checkpoint.retire(path, settings.keep)
+
+
+@contextmanager
+def _closing(batches: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
+    """Loader workers end with the stage, however it ends."""
+    iterator = iter(batches)
+    try:
+        yield iterator
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+
+
+@contextmanager
+def _faults(plan: StagePlan, index: int) -> Iterator[None]:
+    """Translate what torch says of a batch too small for batch norm or too large for memory."""
+    key = f"schedule.stages.{index}"
+    part = plan.batch // plan.accumulate
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ConfigError(
+            "BATCH-NORM",
+            f"{key}.batch",
+            f"batch norm cannot be trained on {part} image at a time (image pooling leaves one "
+            "value per channel)",
+            f"raise {key}.batch, lower {key}.accumulate, or set {key}.bn=frozen_stats",
+        ) from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise EnvironmentFault(
+            "MEMORY",
+            f"{key}.accumulate",
+            f"out of memory with {part} images at a time at output stride {plan.output_stride}",
+            f"raise {key}.accumulate (now {plan.accumulate}), or take a smaller crop",
+        ) from error

@@ -1,0 +1,316 @@
+"""The run folder is the record: who ran what, how far it came, and every number on the way.
+
+run.json            the run's id
+config.yaml  environment.json
+metrics.jsonl       deterministic values only: equal bytes for equal runs, also over resumes
+timing.jsonl        seconds, which are never equal
+status.json         how it stands or how it ended
+checkpoints/  tb/  logs/
+"""
+
+import json
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from segkit.engine.files import append, atomic_write, clean, faults
+from segkit.engine.lock import Lock
+from segkit.errors import (
+    CheckpointError,
+    ConfigError,
+    ExitCode,
+    Interrupted,
+    SegkitError,
+)
+
+# What an unused folder may hold: a caller may have put its log there already.
+_HARMLESS = {".lock", "logs"}
+# What a run killed while it was being created may have left.
+_CREATED = {"config.yaml", "environment.json", "metrics.jsonl", "timing.jsonl", "checkpoints", "tb"}
+
+
+class Run:
+    """An open, locked run folder; a context manager that records how the run ended.
+
+    ``config`` and ``labels`` (plain data) go into every checkpoint.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        lock: Lock,
+        *,
+        id: str,
+        resumed: bool,
+        config: Mapping[str, Any],
+        labels: Mapping[str, Any],
+        texts: Mapping[str, bytes],
+        notice: Callable[[str], None],
+        tensorboard: bool,
+    ) -> None:
+        self.folder, self.id, self.resumed = folder, id, resumed
+        self.config, self.labels = config, labels
+        self.notice = notice
+        self._lock, self._texts, self._tensorboard = lock, texts, tensorboard
+        self._board: Any = None
+        self._begun = False
+        self._status: dict[str, Any] = read_status(folder)
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        *,
+        resume: bool,
+        run_id: str,
+        config_text: str,
+        environment: Mapping[str, Any],
+        config: Mapping[str, Any],
+        labels: Mapping[str, Any],
+        notice: Callable[[str], None],
+        tensorboard: bool = True,
+    ) -> Self:
+        """Create ``folder`` (or, with ``resume``, take up the run in it) and lock it.
+
+        ``run_id`` names a new run; a resumed one keeps its own. Raises ConfigError for a used
+        folder without ``resume``, EnvironmentFault if another process has it or it cannot be
+        written.
+        """
+        with faults(folder, 0):
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(folder / ".lock")
+        try:
+            known = _holds_run(folder, resume)
+            texts = {
+                "config.yaml": config_text.encode(),
+                "environment.json": _json(environment),
+            }
+            if known:
+                run_id = _read_id(folder / "run.json")
+                _clean_up(folder, notice)
+            else:
+                if resume:
+                    notice(f"{folder}: no run to resume, fresh start")
+                clean(folder)
+                _create(folder, texts, run_id)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(
+            folder,
+            lock,
+            id=run_id,
+            resumed=known,
+            config=config,
+            labels=labels,
+            texts=texts,
+            notice=notice,
+            tensorboard=tensorboard,
+        )
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the record says that everything asked for was done."""
+        return self._status.get("state") == "finished"
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether any step was ever recorded."""
+        return bool(_content(self.folder / "metrics.jsonl"))
+
+    def begin(self, step: int) -> None:
+        """Start or go on at ``step`` applied updates; cuts the metrics back to that step."""
+        self._begun = True
+        for name, text in self._texts.items():
+            _replace(self.folder / name, text)  # a resumed run may have changed what it may
+        for name in ("metrics.jsonl", "timing.jsonl"):
+            _cut_back(self.folder / name, step)
+        started = self._status.get("started_at", _now())
+        last = self._status.get("last_checkpoint")
+        self._status = {"run": self.id, "started_at": started, "last_checkpoint": last}
+        self.status("running", step=step)
+        if self._tensorboard:
+            self._board = _summary_writer(self.folder / "tb", step)
+
+    def check(self) -> None:
+        """Raise EnvironmentFault if the folder was deleted or replaced under the run."""
+        self._lock.check()
+
+    def status(self, state: str, **values: Any) -> None:
+        """Replace ``status.json``: what was there, updated."""
+        self.check()
+        self._status = {"code": None, "error_id": None, **self._status, "state": state, **values}
+        atomic_write(self.folder / "status.json", _json(self._status))
+
+    def log_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows of deterministic values, each with its ``step``, and wait for the disk."""
+        self._append("metrics.jsonl", rows)
+
+    def log_timing(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._append("timing.jsonl", rows)
+
+    def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        if rows:
+            self.check()
+            append(self.folder / name, b"".join(map(_line, rows)))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All rows of ``metrics.jsonl``."""
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").open("rb")]
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Show ``values`` in TensorBoard."""
+        if self._board is not None:
+            self.check()  # the writer would make the folder anew
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def picture(self, name: str, image: Any, step: int) -> None:
+        """Show ``image`` (uint8 [H, W, 3]) in TensorBoard."""
+        if self._board is not None:
+            self.check()
+            self._board.add_image(name, image, step, dataformats="HWC")
+
+    def write_log(self, name: str, text: str) -> Path:
+        """Put ``text`` into ``logs/name``."""
+        self.check()
+        atomic_write(self.folder / "logs" / name, text.encode())
+        return self.folder / "logs" / name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if self._board is not None:
+                self._board.close()
+            if error is not None:
+                self._record_end(error)
+        except (SegkitError, OSError):
+            if error is None:
+                raise  # else: the first fault is the one to report
+        finally:
+            self._lock.release()
+
+    def _record_end(self, error: BaseException) -> None:
+        code = error.code if isinstance(error, SegkitError) else ExitCode.BUG
+        name = error.id if isinstance(error, SegkitError) else type(error).__name__
+        if not isinstance(error, Interrupted):
+            self.write_log("error-rank0.log", "".join(traceback.format_exception(error)))
+        if self._begun:
+            self.status(_END_STATES.get(code, "failed"), code=int(code), error_id=name, **_ended())
+
+    def finish(self, step: int) -> None:
+        """Record that everything asked for is done."""
+        self.status("finished", code=0, error_id=None, step=step, **_ended())
+
+    def left(self) -> None:
+        """Record a second signal: the run stands at its last checkpoint."""
+        self.status("interrupted", code=int(ExitCode.SIGINT), error_id="STOP-SIGINT", **_ended())
+
+
+_END_STATES = {ExitCode.SIGINT: "interrupted", ExitCode.SIGTERM: "preempted"}
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """What ``status.json`` of a run folder says; {} if there is none or it is unreadable."""
+    try:
+        status = json.loads((folder / "status.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def _holds_run(folder: Path, resume: bool) -> bool:
+    """Whether a run is there to take up; ConfigError if that or something else is in the way."""
+    used = {path.name for path in folder.iterdir()} - _HARMLESS
+    if used and not resume:
+        fix = "continue it with resume=true, or start another with name=..."
+        raise ConfigError("RUN-EXISTS", folder, "holds a run already", fix)
+    known = "run.json" in used or any(folder.glob("checkpoints/step-*"))
+    foreign = sorted(name for name in used - _CREATED if not name.endswith(".tmp"))
+    if foreign and not known:
+        what = f"is in use ({foreign[0]}), but not by a run of segkit"
+        raise ConfigError("RUN-FOREIGN", folder, what, "take another folder with name=...")
+    return known
+
+
+def _create(folder: Path, texts: Mapping[str, bytes], run_id: str) -> None:
+    with faults(folder, 0):
+        for name in ("checkpoints", "logs", "tb"):
+            (folder / name).mkdir(exist_ok=True)
+    for name, text in texts.items():
+        atomic_write(folder / name, text)
+    for name in ("metrics.jsonl", "timing.jsonl"):
+        atomic_write(folder / name, b"")
+    # Last, for it says that the folder holds a run.
+    atomic_write(folder / "run.json", _json({"id": run_id}))
+
+
+def _clean_up(folder: Path, notice: Callable[[str], None]) -> None:
+    left = clean(folder) + clean(folder / "checkpoints") + clean(folder / "logs")
+    if left:
+        notice(f"{folder}: removed {len(left)} unfinished files of a killed run")
+
+
+def _read_id(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_bytes())["id"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError("DAMAGED", path, "names no run id") from error
+
+
+def _cut_back(path: Path, step: int) -> None:
+    """Drop the rows after ``step`` and a last line torn by a kill."""
+    rows = _content(path).splitlines(keepends=True)
+    _replace(path, b"".join(row for row in rows if _is_up_to(row, step)))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    if not path.is_file() or _content(path) != data:
+        atomic_write(path, data)
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _is_up_to(row: bytes, step: int) -> bool:
+    try:
+        return row.endswith(b"\n") and bool(json.loads(row)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _summary_writer(folder: Path, step: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter  # a second of imports
+
+    return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def _ended() -> dict[str, str]:
+    return {"finished_at": _now()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return (json.dumps(row, allow_nan=False) + "\n").encode()

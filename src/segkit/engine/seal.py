@@ -1,0 +1,100 @@
+"""JSON that carries a hash of itself, and tensors as bytes: what checkpoints are made of."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from segkit.errors import CheckpointError, NumericsError, RefusedError
+
+# A checkpoint of a thousand tensors has a header of about 100 kB.
+_HEADER_LIMIT = 16 * 2**20
+
+
+def digest(data: bytes) -> str:
+    """The SHA-256 of ``data`` as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def seal(document: Mapping[str, Any]) -> bytes:
+    """``document`` (plain data) as readable JSON with its own hash under ``sha256``."""
+    return _text({**document, "sha256": digest(_text(document))})
+
+
+def unseal(data: bytes, path: Path) -> dict[str, Any]:
+    """The document ``seal`` made; CheckpointError naming ``path`` if one bit of it differs."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("DAMAGED", path, f"is not JSON ({error})") from error
+    if not isinstance(document, dict):
+        raise CheckpointError("DAMAGED", path, "is not a JSON object")
+    # Byte for byte: a bit flipped in white space would survive the parser.
+    claimed = document.pop("sha256", None)
+    if claimed != digest(_text(document)) or data != seal(document):
+        raise CheckpointError("DAMAGED", path, "does not match its own sha256")
+    return document
+
+
+def _text(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Safetensors bytes of copies on the CPU, contiguous: the format knows no strides.
+
+    Raises NumericsError for a tensor that is not finite.
+    """
+    copies = {
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
+    }
+    if broken := not_finite(copies):
+        raise NumericsError("NON-FINITE", broken, "holds NaN or infinity; it is not saved")
+    return safetensors.torch.save(copies)
+
+
+def tensors_from(data: bytes, path: Path) -> dict[str, Tensor]:
+    """The tensors in ``data``, read from ``path``.
+
+    Raises RefusedError for a header whose claims do not fit the file, CheckpointError for a
+    tensor that is not finite.
+    """
+    _check_header(data, path)
+    try:
+        tensors = safetensors.torch.load(data)
+    except (SafetensorError, KeyError, ValueError, TypeError, OverflowError) as error:
+        raise RefusedError(
+            "SAFETENSORS", path, f"not a sound safetensors file ({error})"
+        ) from error
+    if broken := not_finite(tensors):
+        raise CheckpointError("NON-FINITE", path, f"{broken} holds NaN or infinity")
+    return tensors
+
+
+def _check_header(data: bytes, path: Path) -> None:
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > min(_HEADER_LIMIT, len(data) - 8):
+        what = f"claims a header of {size} bytes in a file of {len(data)}"
+        raise RefusedError("SAFETENSORS", path, what, f"at most {_HEADER_LIMIT}")
+    try:
+        json.loads(data[8 : 8 + size], object_pairs_hook=_without_doubles)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError("SAFETENSORS", path, f"has no sound header ({error})") from error
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """The name of the first tensor with NaN or infinity in it, or ''."""
+    floating = ((name, t) for name, t in tensors.items() if t.is_floating_point())
+    return next((name for name, t in floating if not bool(torch.isfinite(t).all())), "")

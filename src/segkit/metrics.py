@@ -1,0 +1,102 @@
+"""The one score of the field: a confusion matrix over the whole set, and IoU read off it.
+
+Definition (printed with every score): a class counts when TP + FP + FN > 0. A class absent from
+truth and prediction has no IoU (``None``) and stays out of the mean; every other class counts.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from segkit.errors import DataError
+
+# Counting on a GPU adds into this many copies of the matrix: a picture is mostly one class, and
+# thousands of threads adding to one cell wait for one another.
+_COPIES = 64
+
+
+class ConfusionMatrix:
+    """Counts pixels by (truth, prediction) in int64; rows are truth, columns are prediction.
+
+    Pixels labelled ``ignore_label`` are in no cell, whatever was predicted there.
+    """
+
+    def __init__(self, num_classes: int, ignore_label: int, device: torch.device | str) -> None:
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        # Two cells beyond the matrix: ignored pixels, and values that belong in no cell.
+        cells = num_classes * num_classes + 2
+        self._counts = torch.zeros(cells, dtype=torch.int64, device=device)
+
+    def update(self, prediction: Tensor, label: Tensor) -> None:
+        """Count ``prediction`` against ``label``: integer tensors of one shape, any width.
+
+        Never waits for the device; values out of range are reported by ``matrix``.
+        """
+        truth = label.to(self._counts.device, torch.int64).flatten()
+        found = prediction.to(self._counts.device, torch.int64).flatten()
+        classes = self.num_classes
+        ignored, foul = classes * classes, classes * classes + 1
+        # In uint8 the next line would be taken modulo 256: hence int64 above.
+        cell = truth * classes + found
+        fits = (truth >= 0) & (truth < classes) & (found >= 0) & (found < classes)
+        cell = torch.where(fits, cell, foul)
+        cell = torch.where(truth == self.ignore_label, ignored, cell)
+        self._counts += _count(cell, self._counts.numel())
+
+    def add(self, matrix: Tensor) -> None:
+        """Add another confusion matrix [C, C] over the same classes."""
+        self._counts[:-2] += matrix.to(self._counts.device, torch.int64).flatten()
+
+    def matrix(self) -> Tensor:
+        """The counts, int64 [C, C] on the device.
+
+        Raises DataError if a label or a prediction was outside 0..C-1 (and not ignored).
+        """
+        foul = int(self._counts[-1])
+        if foul:
+            raise DataError(
+                "LABEL-RANGE",
+                "confusion matrix",
+                f"{foul} pixels have a label or a prediction outside 0..{self.num_classes - 1}",
+                f"labels are 0..{self.num_classes - 1} or {self.ignore_label}",
+            )
+        return self._counts[:-2].view(self.num_classes, self.num_classes).clone()
+
+
+def _count(cell: Tensor, cells: int) -> Tensor:
+    if cell.device.type == "cpu":
+        return torch.bincount(cell, minlength=cells)
+    # bincount on a GPU reads the largest value back to the host, and so waits for the device.
+    lane = torch.arange(cell.numel(), device=cell.device) % _COPIES
+    counts = torch.zeros(_COPIES * cells, dtype=torch.int64, device=cell.device)
+    counts.scatter_add_(0, lane * cells + cell, torch.ones_like(cell))
+    return counts.view(_COPIES, cells).sum(0)
+
+
+def iou(matrix: Tensor | Sequence[Sequence[int]]) -> list[float | None]:
+    """TP / (TP + FP + FN) per class, exact to the last bit; ``None`` for an absent class."""
+    rows = _rows(matrix)
+    truth = [sum(row) for row in rows]
+    found = [sum(column) for column in zip(*rows, strict=True)]
+    union = [truth[c] + found[c] - rows[c][c] for c in range(len(rows))]
+    return [rows[c][c] / union[c] if union[c] else None for c in range(len(rows))]
+
+
+def mean_iou(matrix: Tensor | Sequence[Sequence[int]]) -> float | None:
+    """Mean of ``iou`` over the classes that have one; ``None`` if none has."""
+    present = [value for value in iou(matrix) if value is not None]
+    return sum(present) / len(present) if present else None
+
+
+def pixel_accuracy(matrix: Tensor | Sequence[Sequence[int]]) -> float | None:
+    """Share of counted pixels that are right; ``None`` if none was counted."""
+    rows = _rows(matrix)
+    pixels = sum(map(sum, rows))
+    return sum(rows[c][c] for c in range(len(rows))) / pixels if pixels else None
+
+
+def _rows(matrix: Tensor | Sequence[Sequence[int]]) -> list[list[int]]:
+    # Python's integers neither round nor overflow.
+    return matrix.tolist() if isinstance(matrix, Tensor) else [list(row) for row in matrix]
