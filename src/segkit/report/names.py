@@ -1,0 +1,130 @@
+"""Where results of a prediction are written: inside the output folder, one name per input."""
+
+import os
+import secrets
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+
+from segkit.errors import EnvironmentFault, RefusedError
+
+# Device names that Windows reserves in every folder, with any extension.
+_DEVICES = {"CON", "PRN", "AUX", "NUL"}
+_DEVICES |= {f"{device}{digit}" for device in ("COM", "LPT") for digit in "123456789¹²³"}
+
+_LONGEST = 255  # bytes of one name on the usual file systems
+
+
+def relative_names(inputs: Sequence[Path]) -> list[PurePosixPath]:
+    """One name (without suffix) per input file, relative to the folder the inputs have in common.
+
+    ``a/x.jpg b/x.jpg`` become ``a/x`` and ``b/x``; ``x.jpg x.png`` keep their suffixes. Names also
+    differ on file systems that ignore case. The same file given twice has the same name twice.
+    """
+    absolute = [Path(os.path.normpath(path.absolute())) for path in inputs]
+    distinct = list(dict.fromkeys(absolute))
+    if not distinct:
+        return []
+    common = os.path.commonpath([path.parent for path in distinct])
+    full = {path: PurePosixPath(path.relative_to(common).as_posix()) for path in distinct}
+    short = {path: name.with_suffix("") for path, name in full.items()}
+    crowded = _repeated([_key(name) for name in short.values()])
+    taken: set[str] = set()
+    names = {}
+    for path in distinct:
+        name = full[path] if _key(short[path]) in crowded else short[path]
+        names[path] = _free(name, taken)
+        taken.add(_key(names[path]))
+    return [names[path] for path in absolute]
+
+
+def prediction_path(out: Path, name: PurePath | str, suffix: str = ".png") -> Path:
+    """``out``/``name`` + ``suffix``, with its folders made and nothing on the way followed.
+
+    Raises RefusedError for a name that is absolute, climbs, is reserved or unprintable on some
+    system, and where a link stands below ``out`` or at the target itself.
+    """
+    parts = _checked_parts(str(name), suffix)
+    folder = out
+    _make_folder(folder)
+    for part in parts[:-1]:
+        folder = folder / part
+        if folder.is_symlink():
+            raise RefusedError("PATH-LINK", folder, "is a link", "remove it or choose another out=")
+        _make_folder(folder)
+    path = folder / (parts[-1] + suffix)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise RefusedError("PATH-LINK", path, "is not a plain file", "remove it or choose out=")
+    return path
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Put ``data`` at ``path``: the file is whole or absent, and a link there is not followed."""
+    fresh = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    with _faults(path):
+        try:
+            with os.fdopen(os.open(fresh, flags, 0o666), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+        finally:
+            with suppress(OSError):
+                fresh.unlink()
+
+
+def _checked_parts(name: str, suffix: str) -> tuple[str, ...]:
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    parts = posix.parts
+    if posix.is_absolute() or windows.drive or windows.root:
+        raise _refused(name, "is absolute")
+    if not parts or ".." in windows.parts or not windows.parts:
+        raise _refused(name, "does not name a file inside the output folder")
+    for part in parts:
+        if part.split(".")[0].rstrip().upper() in _DEVICES:
+            raise _refused(name, f"{part} is reserved on Windows")
+        if not part.isprintable() or part != part.rstrip(" ."):
+            raise _refused(name, "has unprintable characters or ends in a space or dot")
+        if len(os.fsencode(part + suffix)) > _LONGEST:
+            raise _refused(name, f"is longer than {_LONGEST} bytes")
+    return parts
+
+
+def _refused(name: str, what: str) -> RefusedError:
+    return RefusedError("PATH", name, what, "rename the input")
+
+
+def _make_folder(folder: Path) -> None:
+    with _faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _faults(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as fault:
+        reason = fault.strerror or str(fault)
+        raise EnvironmentFault(
+            "WRITE", path, f"cannot be written: {reason}", "free it or out="
+        ) from fault
+
+
+def _key(name: PurePosixPath) -> str:
+    """Equal for names that one file system or another takes for the same."""
+    return unicodedata.normalize("NFC", str(name)).casefold()
+
+
+def _repeated(keys: Sequence[str]) -> set[str]:
+    seen: set[str] = set()
+    return {key for key in keys if key in seen or seen.add(key)}  # type: ignore[func-returns-value]
+
+
+def _free(name: PurePosixPath, taken: set[str]) -> PurePosixPath:
+    candidate, count = name, 1
+    while _key(candidate) in taken:
+        count += 1
+        candidate = name.with_name(f"{name.name}-{count}")
+    return candidate
