@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,8 +101,8 @@ def _miou(axis: "Axes", val: list[Mapping[str, Any]]) -> None:
 
 
 def _rate(axis: "Axes", train: list[Mapping[str, Any]]) -> None:
-    borders = [step for step, _ in _stage_starts(train)]
-    for start, end in zip(borders, [*borders[1:], np.inf], strict=True):
+    borders = [*(step for step, _ in _stage_starts(train)), np.inf]
+    for start, end in pairwise(borders):  # the jump between stages is not a slope
         stage = [line for line in train if start <= line["step"] < end and _finite(line, "lr")]
         axis.plot(*_series(stage, "lr"), color=_ORANGE, linewidth=1.3)
     axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
