@@ -10,7 +10,7 @@ def he_normal(module: nn.Module) -> None:
     code names a standard deviation for separable branches and logits only), so it takes this too.
     """
     for part in module.modules():
-        if isinstance(part, nn.Conv2d):
+        if isinstance(part, nn.Conv2d) and _has_values(part):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
@@ -19,6 +19,12 @@ def he_normal(module: nn.Module) -> None:
 def logits(channels: int, num_classes: int) -> nn.Conv2d:
     """The 1×1 classifier a DeepLab ends in: N(0, 0.01), bias 0 (released code of v1 to v3+)."""
     conv = nn.Conv2d(channels, num_classes, 1)
-    nn.init.normal_(conv.weight, std=0.01)
-    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    if _has_values(conv):
+        nn.init.normal_(conv.weight, std=0.01)
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv
+
+
+def _has_values(conv: nn.Conv2d) -> bool:
+    # normal_ on the meta device does nothing, after four seconds of imports (seen: torch 2.15).
+    return not conv.weight.is_meta

@@ -95,7 +95,7 @@ class ConvNormReLU6(nn.Sequential):
 
 
 class MobileNetV2(Backbone):
-    """Maps ``res2`` = ``low`` (24 channels), ``res3`` (32), ``res4`` (96), ``res5`` = ``out`` (320)."""
+    """Maps ``res2`` = ``low``, ``res3``, ``res4``, ``res5`` = ``out``: 24, 32, 96, 320 channels."""
 
     name = "mnv2"
     imagenet = _IMAGENET

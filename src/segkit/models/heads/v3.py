@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from segkit.errors import ConfigError
 from segkit.models.aspp import ASPP
 from segkit.models.atrous import scale_rates
 from segkit.models.contracts import Feature, Head
@@ -14,7 +15,8 @@ class DeepLabV3(Head):
     """ASPP -> dropout -> 1×1 classifier with bias, at the backbone's output stride.
 
     ``rates`` as §3.3 gives them, for output stride 16: doubled at 8, halved at 32. Dropout keeps
-    0.9 as the released code does; the paper mentions none.
+    0.9 as the released code does; the paper mentions none. Raises ``ConfigError`` CFG-RATES and
+    CFG-RANGE.
     """
 
     written_for = 16
@@ -32,6 +34,10 @@ class DeepLabV3(Head):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        if channels < 1:
+            raise ConfigError("RANGE", "model.channels", f"found {channels}", "at least 1")
+        if not 0 <= dropout < 1:
+            raise ConfigError("RANGE", "model.dropout", f"found {dropout}", "0 to below 1")
         scaled = scale_rates(
             rates, written_for=self.written_for, output_stride=output_stride, where="model.rates"
         )
