@@ -6,7 +6,6 @@ import pytest
 
 from segkit.report.tables import (
     class_table,
-    markdown_code,
     markdown_table,
     markdown_text,
     print_class_table,
@@ -68,18 +67,3 @@ def test_markdown_table():
 )
 def test_markdown_text(text, escaped):
     assert markdown_text(text) == escaped
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("a b", "`a b`"),
-        ("a|b", r"`a\|b`"),
-        ("a`b", "``a`b``"),
-        ("`", "`` ` ``"),
-        ("", "`  `"),
-        ("a\nb", r"`a\nb`"),
-    ],
-)
-def test_markdown_code(text, code):
-    assert markdown_code(text) == code

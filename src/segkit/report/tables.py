@@ -73,12 +73,3 @@ def markdown_table(
 def markdown_text(text: str) -> str:
     """``text`` as literal text in a Markdown cell or paragraph: no markup, no HTML, one line."""
     return "".join(f"\\{c}" if c in "\\`*_{}[]<>|~&$#!" else c for c in one_line(text))
-
-
-def markdown_code(text: str) -> str:
-    """``text`` as code in a table cell, whatever backticks and pipes it holds."""
-    text = one_line(text).replace("|", "\\|")
-    runs = [len(run) for run in "".join(c if c == "`" else " " for c in text).split()]
-    fence = "`" * (max(runs, default=0) + 1)
-    space = " " if text.startswith("`") or text.endswith("`") or not text else ""
-    return f"{fence}{space}{text}{space}{fence}"

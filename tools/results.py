@@ -1,0 +1,219 @@
+"""Rebuild the tables of results in README.md and docs/results/README.md from score files.
+
+    python tools/results.py            rewrite both
+    python tools/results.py --check    exit 1 if either is out of date
+
+Every folder under docs/results/ is one experiment: its ``score*.json`` as evaluations wrote them,
+pictures, and an optional ``run.json`` with ``command``, ``minutes`` and ``machine``. Nothing in the
+tables is typed by hand. In README.md the lines between the two ``results`` comments are replaced.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from segkit.errors import DataError, SegkitError
+from segkit.report.names import write_whole
+from segkit.report.signature import Signature, percent, score_line
+from segkit.report.tables import markdown_table, markdown_text
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+RESULTS = Path("docs/results")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One ``score*.json``."""
+
+    path: Path
+    signature: Signature
+    miou: float | None
+    iou: dict[str, float | None]
+    images: int
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One folder: its scores and what is known about the run."""
+
+    folder: Path
+    run: dict[str, Any]
+    scores: list[Score]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if stale")
+    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[1])
+    arguments = parser.parse_args(argv)
+    try:
+        stale = [path for path, text in pages(arguments.root) if _read(path) != text]
+        if arguments.check:
+            for path in stale:
+                print(f"{path} is out of date; run: python tools/results.py", file=sys.stderr)
+            return 1 if stale else 0
+        for path, text in pages(arguments.root):
+            if path in stale:
+                write_whole(path, text.encode())
+                print(f"wrote {path}")
+    except SegkitError as fault:
+        print(fault.line(), file=sys.stderr)
+        return int(fault.code)
+    return 0
+
+
+def pages(root: Path) -> list[tuple[Path, str]]:
+    """The files this tool owns, wholly or in part, with what they should hold."""
+    experiments = read_experiments(root / RESULTS)
+    readme = root / "README.md"
+    block = overview(experiments, RESULTS.as_posix() + "/README.md")
+    found = [(readme, replace_block(readme, _read(readme), block))]
+    if experiments:
+        found.append((root / RESULTS / "README.md", results_page(experiments)))
+    return found
+
+
+def read_experiments(folder: Path) -> list[Experiment]:
+    """Every folder with scores, by name; DataError for a file that is not what it should be."""
+    experiments = []
+    for place in sorted({path.parent for path in folder.glob("*/score*.json")}):
+        scores = [_read_score(path) for path in sorted(place.glob("score*.json"), key=_stem)]
+        run = _read_json(place / "run.json") if (place / "run.json").exists() else {}
+        experiments.append(Experiment(place, run, scores))
+    return experiments
+
+
+def overview(experiments: list[Experiment], page: str) -> str:
+    """One row per score, each with its protocol: the numbers of one column need not compare."""
+    if not experiments:
+        return "No results yet."
+    rows = [
+        [
+            f"[{markdown_text(experiment.folder.name)}]({page}#{_anchor(experiment)})",
+            markdown_text(f"{score.signature.model} {score.signature.backbone}"),
+            markdown_text(f"{score.signature.dataset} {score.signature.split}"),
+            _protocol(score),
+            percent(score.miou),
+            str(score.images),
+        ]
+        for experiment in experiments
+        for score in experiment.scores
+    ]
+    header = ["experiment", "network", "data", "protocol", "mIoU", "images"]
+    note = f"Rows with different protocols do not compare. Full signatures: [{page}]({page})."
+    return markdown_table(header, rows, "llllrr") + "\n\n" + note
+
+
+def results_page(experiments: list[Experiment]) -> str:
+    """The overview and, per experiment, its run, signatures, classes and pictures."""
+    parts = [
+        "# Results",
+        "Made by `python tools/results.py` from the files beside this page; not edited by hand.",
+        overview(experiments, "README.md"),
+    ]
+    for experiment in experiments:
+        parts += [f"## {markdown_text(experiment.folder.name)}", *_facts(experiment)]
+        parts += [_class_table(experiment), *_pictures(experiment)]
+    return "\n\n".join(parts) + "\n"
+
+
+def replace_block(path: Path, text: str, block: str) -> str:
+    """``text`` with ``block`` between its two marks; DataError where the marks are missing."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end) or BEGIN in after:
+        raise DataError("MARKS", path, "has no pair of marks", f"add {BEGIN} and {END} once")
+    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+
+
+def _facts(experiment: Experiment) -> list[str]:
+    parts = []
+    run = experiment.run
+    if "command" in run:
+        parts.append(f"    {_plain(run['command'])}")
+    where = [f"{run['minutes']} minutes" if "minutes" in run else "", run.get("machine", "")]
+    if any(where):
+        parts.append(markdown_text(", ".join(str(word) for word in where if word)))
+    lines = [f"    {score_line(score.miou, score.signature)}" for score in experiment.scores]
+    return [*parts, "Signed scores:", "\n".join(lines)]
+
+
+def _class_table(experiment: Experiment) -> str:
+    """IoU per class; one column per score, headed by its file and its protocol."""
+    names = list(dict.fromkeys(name for score in experiment.scores for name in score.iou))
+    header = ["class", *(f"{_link(score)}<br>{_protocol(score)}" for score in experiment.scores)]
+    rows = [
+        [markdown_text(name), *(percent(score.iou.get(name)) for score in experiment.scores)]
+        for name in names
+    ]
+    rows.append(["**mean**", *(f"**{percent(score.miou)}**" for score in experiment.scores)])
+    return markdown_table(header, rows, "l" + "r" * len(experiment.scores))
+
+
+def _pictures(experiment: Experiment) -> list[str]:
+    pictures = sorted(experiment.folder.glob("*.png"))
+    place = experiment.folder.name
+    return [f"![{markdown_text(path.stem)}]({_url(f'{place}/{path.name}')})" for path in pictures]
+
+
+def _protocol(score: Score) -> str:
+    return markdown_text(", ".join(score.signature.protocol()))
+
+
+def _link(score: Score) -> str:
+    target = f"{score.path.parent.name}/{score.path.name}"
+    return f"[{markdown_text(score.path.stem)}]({_url(target)})"
+
+
+def _url(path: str) -> str:
+    return quote(path)
+
+
+def _anchor(experiment: Experiment) -> str:
+    """The heading's anchor as GitHub makes it."""
+    kept = (c for c in experiment.folder.name.lower() if c.isalnum() or c in "-_ ")
+    return "".join(kept).replace(" ", "-")
+
+
+def _stem(path: Path) -> str:
+    return path.stem
+
+
+def _plain(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _read_score(path: Path) -> Score:
+    document = _read_json(path)
+    try:
+        signature = Signature.from_dict(document["signature"])
+        return Score(path, signature, document["miou"], document["iou"], document["images"])
+    except (KeyError, TypeError) as fault:
+        raise DataError("SCORE", path, f"is not a score ({fault!r})", "see segkit eval") from fault
+    except DataError as fault:
+        raise DataError("SCORE", path, fault.what, fault.fix) from fault
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    def refuse(word: str) -> float:
+        raise ValueError(f"{word} is not JSON")
+
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except ValueError as fault:
+        raise DataError("JSON", path, f"cannot be read: {fault}") from fault
+    if not isinstance(document, dict):
+        raise DataError("JSON", path, "is not a JSON object")
+    return document
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
