@@ -4,11 +4,13 @@ One rule for EXIF: the orientation tag is applied to everything that is read, so
 always looks as a viewer shows it; sizes are compared after that.
 """
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -22,6 +24,8 @@ FORMATS = ("PNG", "JPEG")
 # Bytes 16-24 of a PNG are width and height; byte 24 is the bit depth of one channel.
 _PNG_DEPTH = 24
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xaeB`\x82"
+_PNG_TAIL = 65536  # bytes searched for the end: some writers append data of their own
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ def decode(path: str | Path, max_pixels: int = MAX_PIXELS) -> Decoded:
             image = Image.open(file, formats=FORMATS)
         _check_budget(path, image.size, max_pixels)
         form = str(image.format)
-        if form == "PNG" and getattr(image, "n_frames", 1) > 1:
-            raise DataError("UNREADABLE", path, "an animated PNG", "a picture of one frame")
+        if form == "PNG":
+            _check_png(path, file, getattr(image, "n_frames", 1))
         image.load()  # verify() passes a JPEG cut in half; only decoding finds it
         return Decoded(_upright(image), form, depth)
 
@@ -98,6 +102,17 @@ def _check_budget(path: str | Path, size: tuple[int, int], max_pixels: int) -> N
     if size[0] * size[1] > max_pixels:
         what = f"{size[0]}x{size[1]} = {size[0] * size[1]} pixels"
         raise RefusedError("PIXELS", path, what, f"at most {max_pixels} (dataset.max_pixels)")
+
+
+def _check_png(path: str | Path, file: BinaryIO, frames: int) -> None:
+    if frames > 1:
+        raise DataError("UNREADABLE", path, "an animated PNG", "a picture of one frame")
+    # Pillow forgives a file that ends after the last pixel; the cut may have taken its checksum.
+    place = file.tell()
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _PNG_TAIL))
+    if _PNG_END not in file.read():
+        raise DataError("UNREADABLE", path, "damaged picture (a PNG without its end)")
+    file.seek(place)
 
 
 def _upright(image: Image.Image) -> Image.Image:

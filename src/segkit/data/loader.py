@@ -113,7 +113,9 @@ def train_batches(
     """
     if batch < 1 or batch % world:
         what = f"{batch} samples on {world} ranks"
-        raise ConfigError("BATCH", "batch", what, "a positive multiple of the number of ranks")
+        raise ConfigError(
+            "BATCH", "schedule.batch", what, "a positive multiple of the number of ranks"
+        )
     share = batch // world
     slots = max(1, workers * prefetch)
     images = shared_array((slots, share, 3, *augment.size), np.float32)

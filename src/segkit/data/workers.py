@@ -7,6 +7,7 @@ end that is prompt, and no use of ``/dev/shm``.
 
 import atexit
 import ctypes
+import math
 import mmap
 import multiprocessing
 import os
@@ -73,10 +74,10 @@ def shared_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
     Anonymous memory, so that the size of ``/dev/shm`` (64 MB in many containers) is no limit.
     """
-    size = max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     try:
-        return np.frombuffer(mmap.mmap(-1, size), dtype)[: int(np.prod(shape))].reshape(shape)
-    except (OSError, MemoryError) as error:
+        return np.ndarray(shape, dtype, buffer=mmap.mmap(-1, max(size, 1)))
+    except (OSError, MemoryError, OverflowError) as error:
         what = f"no memory for {size / 2**20:.0f} MiB of batches ({error})"
         fix = "use fewer workers, a smaller batch or a smaller crop"
         raise EnvironmentFault("MEMORY", "workers", what, fix) from None
@@ -149,7 +150,6 @@ class _Crew(Generic[T]):
                 try:
                     return member.connection.recv()
                 except (EOFError, OSError):
-                    member.process.join(POLL_SECONDS)
                     raise self._died(number) from None
             if ready:
                 raise self._died(number)
@@ -159,6 +159,7 @@ class _Crew(Generic[T]):
                 raise EnvironmentFault("WORKER-STUCK", self._sample(number), what, fix)
 
     def _died(self, number: int) -> EnvironmentFault:
+        self.members[number].process.join(5)  # its pipe closes a moment before it can be buried
         code = self.members[number].process.exitcode
         how = f"was killed by {_signal_name(-code)}" if code and code < 0 else f"left with {code}"
         fix = "if memory ran out: fewer workers; workers=0 shows a crash in the foreground"

@@ -1,0 +1,158 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pictures import encoded, jpeg, png, raw_png, write
+from PIL import Image
+
+from segkit.data.labels import VOC, LabelSet, label_set
+from segkit.data.masks import read_mask
+from segkit.errors import DataError
+
+FIVE = label_set("five", "abcde")
+MANY = label_set("many", [f"c{i}" for i in range(300)])
+INDICES = np.array([[0, 1, 2, 3], [4, 255, 0, 4], [1, 1, 255, 2]], np.uint8)
+
+
+def palette_png(indices: np.ndarray, seed: int) -> bytes:
+    image = Image.fromarray(indices, "P")
+    image.putpalette(np.random.default_rng(seed).integers(0, 256, 768).tolist())
+    return encoded(image, "PNG")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_palette_masks_are_their_indices(tmp_path: Path, seed: int) -> None:
+    mask = read_mask(write(tmp_path / "m.png", palette_png(INDICES, seed)), FIVE)
+    assert mask.dtype == np.uint8
+    assert np.array_equal(mask, INDICES)
+
+
+def test_a_palette_with_transparency_is_still_its_indices(tmp_path: Path) -> None:
+    image = Image.fromarray(INDICES, "P")
+    image.putpalette(list(range(256)) * 3)
+    content = encoded(image, "PNG", transparency=2)
+    assert np.array_equal(read_mask(write(tmp_path / "m.png", content), FIVE), INDICES)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("colour_type", [0])
+def test_narrow_grey_is_the_value_as_stored(tmp_path: Path, depth: int, colour_type: int) -> None:
+    values = [min(v, 2**depth - 1) for v in (0, 1, 2, 3, 4, 4, 1, 0)]
+    bits = "".join(f"{v:0{depth}b}" for v in values)
+    row = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    content = raw_png([row], width=8, depth=depth, colour_type=colour_type)
+    assert read_mask(write(tmp_path / "m.png", content), FIVE).tolist() == [values]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    mode=st.sampled_from(["1", "L", "P", "I;16"]),
+    data=st.data(),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+)
+def test_every_indexed_mode_reads_exactly(tmp_path_factory, mode, data, height, width) -> None:
+    top = {"1": 1, "L": 255, "P": 255, "I;16": 299}[mode]
+    count = height * width
+    values = data.draw(st.lists(st.integers(0, top), min_size=count, max_size=count))
+    array = np.array(values).reshape(height, width)
+    content = {
+        "1": lambda: png(array.astype(bool)),
+        "L": lambda: png(array.astype(np.uint8)),
+        "P": lambda: palette_png(array.astype(np.uint8), 1),
+        "I;16": lambda: png(array.astype(np.uint16)),
+    }[mode]()
+    path = write(tmp_path_factory.mktemp("m") / "m.png", content)
+    mask = read_mask(path, MANY)
+    assert mask.dtype == np.uint16
+    assert np.array_equal(mask, array)
+
+
+def test_sixteen_bits_are_exact_and_never_clamped(tmp_path: Path) -> None:
+    array = np.arange(300, dtype=np.uint16).reshape(15, 20)
+    assert np.array_equal(read_mask(write(tmp_path / "m.png", png(array)), MANY), array)
+    array[3, 7] = 300
+    with pytest.raises(DataError, match=r"label 300 at x=7 y=3; allowed 0\.\.299 and 65535"):
+        read_mask(write(tmp_path / "m.png", png(array)), MANY)
+    array[3, 7] = 65535
+    assert read_mask(write(tmp_path / "m.png", png(array)), MANY)[3, 7] == 65535
+
+
+@pytest.mark.parametrize("value", [5, 128, 254, 256, 300, 65535])
+@pytest.mark.parametrize("labels", [FIVE, VOC])
+def test_a_label_out_of_range_has_value_and_place(
+    tmp_path: Path, value: int, labels: LabelSet
+) -> None:
+    value = max(value, labels.num_classes)
+    array = np.zeros((9, 14), np.uint16 if value > 255 else np.uint8)
+    array[4, 10] = array[5, 2] = value
+    path = write(tmp_path / "a.png", png(array))
+    with pytest.raises(DataError) as caught:
+        read_mask(path, labels)
+    top = labels.num_classes - 1
+    expected = f"{path}: label {value} at x=10 y=4 and 1 more pixels; allowed 0..{top} and 255"
+    assert caught.value.id == "DATA-LABEL-RANGE"
+    assert str(caught.value).startswith(expected)
+    assert "dataset.ignore_label" in str(caught.value)
+
+
+def test_another_ignore_label_makes_255_a_mistake(tmp_path: Path) -> None:
+    labels = LabelSet("x", ("a", "b"), ((0, 0, 0), (1, 1, 1)), ignore_label=7)
+    path = write(tmp_path / "a.png", png(np.array([[0, 7, 1]], np.uint8)))
+    assert read_mask(path, labels).tolist() == [[0, 7, 1]]
+    path = write(tmp_path / "a.png", png(np.array([[0, 255]], np.uint8)))
+    with pytest.raises(DataError, match="255 at x=1 y=0"):
+        read_mask(path, labels)
+
+
+COLOURS = np.array(FIVE.colours, np.uint8)
+TABLE = {colour: label for label, colour in enumerate(FIVE.colours)}
+LABELS = np.array([[0, 1, 2], [3, 4, 4]], np.uint8)
+
+
+def rgba(alpha: int) -> np.ndarray:
+    return np.dstack([COLOURS[LABELS], np.full(LABELS.shape, alpha, np.uint8)])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png(COLOURS[LABELS]),
+        png(rgba(255)),
+        encoded(Image.new("LA", (3, 3)), "PNG"),
+        png(np.zeros((3, 3), np.uint8), "RGB"),
+    ],
+    ids=["RGB", "RGBA", "LA", "grey as RGB"],
+)
+def test_coloured_masks_need_a_table(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(DataError, match=r"DATA-MASK-MODE|class indices"):
+        read_mask(write(tmp_path / "m.png", content), FIVE)
+
+
+@pytest.mark.parametrize("array", [COLOURS[LABELS], rgba(255)], ids=["RGB", "RGBA"])
+def test_a_colour_table_reads_coloured_masks(tmp_path: Path, array: np.ndarray) -> None:
+    mask = read_mask(write(tmp_path / "m.png", png(array)), FIVE, colour_table=TABLE)
+    assert np.array_equal(mask, LABELS)
+    assert mask.dtype == np.uint8
+
+
+def test_an_unknown_colour_is_shown_with_count_and_place(tmp_path: Path) -> None:
+    array = COLOURS[LABELS]
+    array[1, 1:] = (9, 8, 7)
+    path = write(tmp_path / "m.png", png(array))
+    with pytest.raises(DataError, match=r"\(9, 8, 7\) of 2 pixels, the first at x=1 y=1"):
+        read_mask(path, FIVE, colour_table=TABLE)
+
+
+def test_an_alpha_channel_is_never_dropped_silently(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="opaque"):
+        read_mask(write(tmp_path / "m.png", png(rgba(200))), FIVE, colour_table=TABLE)
+
+
+@pytest.mark.parametrize("table", [None, TABLE])
+def test_jpeg_masks_are_refused_always(tmp_path: Path, table) -> None:
+    path = write(tmp_path / "m.png", jpeg(LABELS))
+    with pytest.raises(DataError, match="lossy"):
+        read_mask(path, FIVE, colour_table=table)
