@@ -12,16 +12,16 @@ from segkit.models.weights import _in_our_names
 STRIDES = [4, 8, 16, 32]
 
 
-@pytest.mark.parametrize("size", [(513, 513), (321, 513), (129, 129), (128, 97)])
 @pytest.mark.parametrize("output_stride", STRIDES)
 @pytest.mark.parametrize("name", BACKBONES)
-def test_maps_are_what_the_features_say(name, output_stride, size):
+def test_maps_are_what_the_features_say(name, output_stride):
     backbone = on_meta(name, output_stride).eval()
-    maps = backbone(torch.empty(2, 3, *size, device="meta"))
-    assert maps.keys() == backbone.features.keys() >= {"low", "out", "res2", "res3", "res4", "res5"}
-    for key, feature in backbone.features.items():
-        expected = [(side - 1) // feature.stride + 1 for side in size]
-        assert list(maps[key].shape) == [2, feature.channels, *expected], key
+    for size in ((513, 513), (321, 513), (129, 129), (128, 97)):
+        maps = backbone(torch.empty(2, 3, *size, device="meta"))
+        assert maps.keys() == backbone.features.keys()
+        for key, feature in backbone.features.items():
+            expected = [(side - 1) // feature.stride + 1 for side in size]
+            assert list(maps[key].shape) == [2, feature.channels, *expected], key
     assert backbone.features["low"].stride == 4
     assert backbone.features["out"].stride == output_stride
     strides = [backbone.features[f"res{n}"].stride for n in (2, 3, 4, 5)]
@@ -76,29 +76,29 @@ def test_rates_of_mobilenetv2(output_stride, units_14_to_17, units_7_to_13):
     assert found[3] + found[4] == units_7_to_13
 
 
-@pytest.mark.parametrize("output_stride", [4, 8, 16])
 @pytest.mark.parametrize(
     ("name", "multi_grid"),
     [(name, None) for name in BACKBONES if "101" not in name]
     + [("r50", (1, 2, 4)), ("r50_caffe", (2, 2, 2))],
 )
-def test_atrous_maps_contain_the_strided_ones(name, multi_grid, output_stride):
+def test_atrous_maps_contain_the_strided_ones(name, multi_grid):
     """The same weights give the same value wherever the OS 32 network has one, borders included.
 
     So the receptive field, too, is the same at any output stride (facts §7.1).
     """
     torch.manual_seed(0)
     strided = BACKBONES[name](output_stride=32, multi_grid=multi_grid).eval()
-    dense = BACKBONES[name](output_stride=output_stride, multi_grid=multi_grid).eval()
     random_norms(strided)
-    dense.load_state_dict(strided.state_dict())
     x = torch.randn(1, 3, 65, 97)
     with torch.inference_mode():
-        expected, found = strided(x)["out"], dense(x)["out"]
-    step = 32 // output_stride
-    assert found[..., ::step, ::step].shape == expected.shape
-    scale = expected.abs().max()
-    torch.testing.assert_close(found[..., ::step, ::step] / scale, expected / scale)
+        expected = strided(x)["out"]
+        scale = expected.abs().max()
+        for output_stride in (4, 8, 16):
+            dense = on_meta(name, output_stride, multi_grid).eval()
+            dense.load_state_dict(strided.state_dict(), assign=True)
+            step = 32 // output_stride
+            found = dense(x)["out"][..., ::step, ::step]
+            torch.testing.assert_close(found / scale, expected / scale, msg=f"OS {output_stride}")
 
 
 def torchvision_resnet(depth, dilated):
@@ -113,7 +113,7 @@ def torchvision_resnet(depth, dilated):
 
 @pytest.mark.parametrize(
     ("depth", "output_stride"),
-    [(18, 32), (34, 32), (50, 32), (50, 16), (50, 8), (101, 32), (101, 8)],
+    [(18, 32), (34, 32), (50, 32), (50, 16), (50, 8), (101, 8)],
 )
 def test_parity_with_torchvisions_resnets(depth, output_stride):
     torch.manual_seed(0)
