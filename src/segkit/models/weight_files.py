@@ -130,10 +130,10 @@ def _from_safetensors(path: Path, content: bytes) -> object:
 
 
 def _from_torch(path: Path, content: bytes) -> object:
-    if content.lstrip()[:1] == b"<":
-        raise _unreadable(path, "is HTML or XML")
     if len(content) < 4:
         raise _unreadable(path, f"has {len(content)} bytes")
+    if content.lstrip()[:1] in (b"<", b"\0"):  # neither begins a pickle: harmless, and common
+        raise _unreadable(path, "is a web page or torn, not weights")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks about the file's kind; the error says it
