@@ -56,11 +56,12 @@ COMPOSING_ERRORS = (
 
 @dataclass(frozen=True)
 class Composed:
-    """A composed config: plain values and the choice made in every group."""
+    """A composed config: plain values, the choice made in every group, the overrides as typed."""
 
     values: dict[str, Any]
     choices: dict[str, str]
     config_dir: str | None = None
+    typed: tuple[str, ...] = ()
 
 
 # -- composing ---------------------------------------------------------------------------------
@@ -73,15 +74,21 @@ def compose(command: str, overrides: Sequence[str] = (), config_dir: str | None 
     name. Interpolations are resolved; the result is plain data.
     """
     register_schemas()
-    typed = [quote_numeric_choice(o) for o in overrides]
+    typed = [quote_numeric_choice(o) for o in overrides if not is_late(command, o, overrides)]
     extra = [f"hydra.searchpath=[file://{existing_dir(config_dir)}]"] if config_dir else []
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
             cfg = hydra_compose(command, [*extra, *typed], return_hydra_config=True)
-            return plain(cfg, command, config_dir)
+            return plain(cfg, command, config_dir, overrides)
     except COMPOSING_ERRORS as error:
         raise translate(error, command, overrides, config_dir) from error
+
+
+def is_late(command: str, override: str, overrides: Sequence[str]) -> bool:
+    """Whether ``override`` changes the data set of a run that is not known while composing."""
+    own_group = any(o.startswith("dataset=") for o in overrides)
+    return command != "train" and override.startswith("dataset.") and not own_group
 
 
 def register_schemas() -> None:
@@ -90,7 +97,9 @@ def register_schemas() -> None:
         ConfigStore.instance().store(name=f"{command}_schema", node=root)
 
 
-def plain(cfg: DictConfig, command: str, config_dir: str | None = None) -> Composed:
+def plain(
+    cfg: DictConfig, command: str, config_dir: str | None = None, typed: Sequence[str] = ()
+) -> Composed:
     """A composed config (with its ``hydra`` node) as plain data and choices."""
     chosen = {g: str(c) for g, c in cfg.hydra.runtime.choices.items() if "/" not in g}
     bare = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"])
@@ -99,7 +108,7 @@ def plain(cfg: DictConfig, command: str, config_dir: str | None = None) -> Compo
     known = {f.name for f in fields(ROOTS[command])}
     if added := sorted(str(k) for k in values if k not in known):  # `+key=` steps past the schema
         raise ConfigError("UNKNOWN-KEY", added[0], "no such key", nearest(added[0], known)[2:])
-    return Composed({str(k): v for k, v in values.items()}, chosen, config_dir)
+    return Composed({str(k): v for k, v in values.items()}, chosen, config_dir, tuple(typed))
 
 
 def existing_dir(config_dir: str) -> Path:

@@ -16,7 +16,7 @@ from segkit.conf_files import nearest
 from segkit.errors import ConfigError, RefusedError
 
 # Keys of a node that are for segkit, not for the constructor.
-OWN_KEYS = ("name", "_target_", "train_split", "val_split")
+OWN_KEYS = ("name", "_target_", "train_split", "val_split", "val")
 
 _trusted: list[str] = ["segkit"]
 

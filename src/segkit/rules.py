@@ -4,6 +4,7 @@ Every broken rule is reported in one go, sorted by key, before any data set is o
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -57,7 +58,6 @@ RANGES: dict[str, tuple[Check, str]] = {
     "schedule.step_every": (at_least_one, "1 or more"),
     "schedule.step_factor": (positive, "above 0"),
     "schedule.warmup_steps": (not_negative, "0 or more"),
-    "schedule.warmup_lr": (not_negative, "0 or more"),
     "schedule.bn_momentum": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
     "schedule.stages.*.steps": (at_least_one, "1 or more"),
     "schedule.stages.*.lr": (positive, "above 0"),
@@ -122,6 +122,7 @@ def check_leaves(values: Mapping[str, Any]) -> Iterator[ConfigError]:
 def check_agreements(values: Mapping[str, Any]) -> Iterator[ConfigError]:
     """Rules over more than one key, and over keys with a grammar of their own."""
     yield from check_device(str(values["device"]))
+    yield from check_name(values.get("name"))
     yield from check_dataset(values.get("dataset") or {})
     yield from check_protocol(values)
     if "schedule" in values:
@@ -132,6 +133,16 @@ def check_device(device: str) -> Iterator[ConfigError]:
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
         yield ConfigError("CHOICE", "device", f"{device!r}", "choices: auto, cpu, cuda, cuda:N")
+
+
+def check_name(name: str | None) -> Iterator[ConfigError]:
+    """A run's name is the name of one folder: it must not lead anywhere else."""
+    if name is not None and (
+        not name.strip() or name.startswith(".") or "/" in name or "\0" in name
+    ):
+        yield ConfigError(
+            "NAME", "name", f"{name!r}", "one folder name, without / or a leading dot"
+        )
 
 
 def check_dataset(dataset: Mapping[str, Any]) -> Iterator[ConfigError]:

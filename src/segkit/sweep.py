@@ -71,8 +71,8 @@ def run_job(
 ) -> int:
     from hydra.core.hydra_config import HydraConfig
 
-    from segkit.instantiate import trust
     from segkit.cli import task
+    from segkit.instantiate import trust
     from segkit.rules import check
 
     typed = " ".join(HydraConfig.get().overrides.task)
@@ -93,7 +93,7 @@ def plain_job(cfg: DictConfig, command: str, config_dir: str | None) -> Any:
 
     with open_dict(cfg):
         cfg.hydra = OmegaConf.create({"runtime": {"choices": HydraConfig.get().runtime.choices}})
-    return plain(cfg, command, config_dir)
+    return plain(cfg, command, config_dir, HydraConfig.get().overrides.task)
 
 
 def sweep_error(failed: Sequence[tuple[str, SegkitError]]) -> SegkitError:

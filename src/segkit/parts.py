@@ -1,0 +1,145 @@
+"""Config values -> the objects a task works with."""
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from segkit import instantiate
+from segkit.data.labels import LabelSet
+from segkit.data.loader import Dataset
+from segkit.errors import ConfigError, EnvironmentFault
+from segkit.models.segmenter import Segmenter, build_segmenter
+from segkit.optim import Rule
+from segkit.schedules import Policy
+
+Values = Mapping[str, Any]
+
+
+def device_of(values: Values) -> torch.device:
+    """The device asked for; ``auto`` is CUDA where there is one."""
+    name = str(values["device"])
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise EnvironmentFault("NO-CUDA", "device", "no CUDA device here", "type device=cpu")
+    return torch.device(name)
+
+
+def precision_of(values: Values, device: torch.device) -> Any:
+    """``auto`` is bf16 on CUDA and fp32 on the CPU, where bf16 is slower on most machines."""
+    if values["precision"] == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    return values["precision"]
+
+
+def workers_of(values: Values) -> int:
+    """Loader processes; null is one per core, at most 8."""
+    if values["workers"] is not None:
+        return int(values["workers"])
+    return min(cores(), 8)
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def dataset_of(values: Values, split: str) -> Dataset:
+    """The data set's ``split``; what stands under ``dataset.val`` holds for the val split only."""
+    node = dict(values["dataset"])
+    if split == node.get("val_split"):
+        node |= node.get("val") or {}
+    dataset: Dataset = instantiate.partial(node, "dataset")(split=split)
+    return dataset
+
+
+def network_of(values: Values, num_classes: int, output_stride: int) -> Segmenter:
+    """A fresh network; the same weights fit it at any output stride."""
+    return build_segmenter(
+        instantiate.partial(values["backbone"], "backbone"),
+        instantiate.partial(values["model"], "model"),
+        num_classes=num_classes,
+        output_stride=output_stride,
+        multi_grid=values["multi_grid"],
+    )
+
+
+def loss_of(values: Values, labels: LabelSet) -> Any:
+    return instantiate.partial(values["loss"], "loss")(ignore_label=labels.ignore_label)
+
+
+def rules_of(values: Values) -> list[Rule]:
+    return [Rule(**rule) for rule in values["schedule"]["rules"]]
+
+
+def policy_of(values: Values) -> Policy:
+    schedule = values["schedule"]
+    return Policy(
+        name=schedule["policy"],
+        power=schedule["power"],
+        end=schedule["end_lr"],
+        every=schedule["step_every"],
+        factor=schedule["step_factor"],
+        warmup=schedule["warmup_steps"],
+    )
+
+
+def stages_of(values: Values) -> list[dict[str, Any]]:
+    """The schedule's stages with what was left out filled in from the groups."""
+    schedule = values["schedule"]
+    groups = {
+        "os": values["os"],
+        "split": values["dataset"]["train_split"],
+        "batch": schedule["batch"],
+    }
+    return [
+        {k: groups[k] if v is None and k in groups else v for k, v in stage.items()}
+        for stage in schedule["stages"]
+    ]
+
+
+def check_network(values: Values) -> None:
+    """Build every stage's network without memory, so that what cannot be fails before data is read.
+
+    Raises ``ConfigError`` for unknown or mistyped arguments, an output stride or a multi-grid that
+    the backbone cannot have, and a batch too small to train batch norm.
+    """
+    for name in ("dataset", "loss"):
+        instantiate.partial(values[name], name)
+    with torch.device("meta"):
+        for stage in stages_of(values):
+            net = network_of(values, num_classes=2, output_stride=stage["os"])
+        check_batches(net, values)
+
+
+def check_batches(net: Segmenter, values: Values) -> None:
+    """Refuse a schedule whose smallest forward cannot train batch norm.
+
+    Samples are a stream without a short last batch, so the smallest forward is batch/accumulate.
+    """
+    parts = values["schedule"]["accumulate"]
+    for number, stage in enumerate(stages_of(values)):
+        net.set_batch_norm(stage["bn"])
+        images = stage["batch"] // parts
+        if images < net.min_train_batch:
+            key = f"schedule.stages.{number}"
+            found = f"{images} image at a time leaves image pooling's batch norm one value"
+            fix = f"raise schedule.batch, lower schedule.accumulate, or {key}.bn=frozen_stats"
+            raise ConfigError("BATCH-NORM", f"{key}.batch", found, fix)
+
+
+def deterministic(wanted: bool) -> None:
+    """Slow exact kernels, where asked for."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+
+
+def compiler_of(values: Values, device: torch.device) -> Any:
+    """``torch.compile`` where it is asked for and there is a CUDA device."""
+    if not values["compile"] or device.type != "cuda":
+        return None
+    return functools.partial(torch.compile, dynamic=False)

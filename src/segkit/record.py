@@ -1,0 +1,114 @@
+"""A run's identity on disk: what a resume may change, what a fresh start is near to."""
+
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+import segkit
+from segkit import parts
+from segkit.config import Composed, differences
+from segkit.data.labels import LabelSet
+from segkit.engine.record import Run
+from segkit.errors import ConfigError
+from segkit.randomness import integer
+
+
+def open_run(
+    folder: Path,
+    composed: Composed,
+    labels: LabelSet,
+    weights: Mapping[str, Any],
+    device: torch.device,
+) -> Run:
+    """Create or take up the run folder; notices go to stderr."""
+    stored = {"choices": composed.choices, "values": composed.values}
+    environment = environment_now(device) | {"weights": weights}
+    if composed.values["resume"]:
+        note_differences(environment_before(folder), environment)
+    return Run.open(
+        folder,
+        resume=composed.values["resume"],
+        run_id=f"{folder.name}-{integer(composed.values['seed'], folder.name):016x}",
+        config_text=yaml.safe_dump(stored, sort_keys=False),
+        environment=environment,
+        config=stored | {"weights": weights},
+        labels=labels.to_dict(),
+        notice=notice,
+        tensorboard=composed.values["log"]["tensorboard"],
+    )
+
+
+def notice(text: str) -> None:
+    print(f"segkit: {text}", file=sys.stderr, flush=True)
+
+
+def environment_now(device: torch.device) -> dict[str, Any]:
+    """What bit-identity depends on, and what a reader of the record wants to know."""
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "segkit": segkit.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": device.type,
+        "card": card,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "cores": parts.cores(),
+    }
+
+
+def environment_before(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "environment.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def note_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """One line when a resumed run can no longer end in the same bits."""
+    watched = ("torch", "device", "cpu_capability", "threads")
+    changed = [f"{k} {before[k]} -> {now[k]}" for k in watched if before.get(k, now[k]) != now[k]]
+    if changed:
+        notice(f"not bit-exact because {', '.join(changed)}")
+
+
+def check_resume(folder: Path, composed: Composed) -> None:
+    """Refuse a resume that would mix two configs; say what a fresh start is near to."""
+    values = composed.values
+    if not values["resume"]:
+        return
+    if (folder / "config.yaml").is_file():
+        changed = differences(stored_values(folder), values)
+        refused = {k: v for k, v in changed.items() if k not in values["resume_allow"]}
+        if refused:
+            what = ", ".join(f"{k}: {old} -> {new}" for k, (old, new) in refused.items())
+            fix = "allow keys by name with resume_allow=[...], or take another name="
+            raise ConfigError("RESUME-CHANGED", folder, what, fix)
+        return
+    near = [
+        (len(changed), path.name, changed)
+        for path in Path(values["runs"]).expanduser().glob("*")
+        if (path / "config.yaml").is_file()
+        and (changed := differences(stored_values(path), values))
+    ]
+    if near:
+        _, name, changed = min(near, key=lambda entry: entry[:2])
+        keys = ", ".join(list(changed)[:5])
+        notice(f"fresh start; the nearest run is {name}, which differs in {keys}")
+
+
+def stored_values(folder: Path) -> dict[str, Any]:
+    try:
+        stored = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        return dict(stored["values"])
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return {}

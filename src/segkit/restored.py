@@ -1,0 +1,124 @@
+"""A trained network out of a run: which checkpoint, which config, whose data."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from segkit import parts
+from segkit.conf_files import nearest
+from segkit.config import Composed, flat_keys, restore
+from segkit.data.labels import LabelSet
+from segkit.engine import checkpoint
+from segkit.engine.record import read_status
+from segkit.errors import CheckpointError, ConfigError
+from segkit.models.segmenter import Segmenter
+from segkit.models.weights import load_segmenter
+
+# What an evaluation takes from the run unless it is typed: the data set's own protocol.
+INHERITED = ("tta", "densecrf", "eval")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with its weights, its config, its labels and where all of it came from."""
+
+    net: Segmenter
+    config: Composed
+    labels: LabelSet
+    path: Path
+    run: Path
+    step: int
+    train_os: int
+    weights: Mapping[str, Any]
+
+
+def find(ckpt: str | None, runs: str, kind: str) -> Path:
+    """The checkpoint folder meant by ``ckpt`` (a run or a checkpoint; null: newest finished run).
+
+    Raises ``CheckpointError`` with what to type when there is none.
+    """
+    run = newest_finished(Path(runs)) if ckpt is None else Path(ckpt).expanduser()
+    if re.match(r"\w+://", str(ckpt)):
+        raise CheckpointError("MISSING", ckpt, "is an address; checkpoints are read from disk only")
+    if run.is_file() and run.name == checkpoint.MANIFEST:
+        run = run.parent
+    if (run / checkpoint.MANIFEST).exists():
+        return run
+    if run.is_file():
+        fix = "ckpt= takes a run or checkpoint folder; foreign weights go to pretrained="
+        raise CheckpointError("FORMAT", run, "is a file, not a checkpoint folder", fix)
+    if not run.is_dir():
+        known = [p.name for p in sorted(Path(runs).glob("*")) if (p / "run.json").exists()]
+        fix = f"runs in {runs}: {', '.join(known[-5:]) or 'none'}"
+        raise CheckpointError("MISSING", run, "no such run", fix)
+    return checkpoint.best(run) if kind == "best" else checkpoint.newest(run)
+
+
+def newest_finished(runs: Path) -> Path:
+    """The run with the latest ``finished_at`` among those that finished."""
+    ended = {
+        run: str(status.get("finished_at", ""))
+        for run in sorted(runs.glob("*"))
+        if (status := read_status(run)).get("state") == "finished"
+    }
+    if not ended:
+        fix = "train one (segkit train ...) or type ckpt=/path/to/run"
+        raise CheckpointError("NO-RUN", runs, "holds no finished run", fix)
+    return max(ended, key=lambda run: ended[run])
+
+
+def load(path: Path, *, os: int | None, device: torch.device, config_dir: str | None) -> Trained:
+    """Rebuild the network of the checkpoint ``path`` at output stride ``os`` (null: its own).
+
+    The network is in eval mode on ``device``.
+    """
+    saved = checkpoint.load(path)
+    config = restore(saved.config, config_dir, path / checkpoint.MANIFEST)
+    labels = LabelSet.from_dict(saved.labels)
+    train_os = int(parts.stages_of(config.values)[-1]["os"])
+    net = parts.network_of(config.values, labels.num_classes, os or train_os)
+    load_segmenter(net, saved.model, where=str(path))
+    net.eval()
+    return Trained(
+        net=net.to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+        config=config,
+        labels=labels,
+        path=path,
+        run=path.parent.parent,
+        step=saved.step,
+        train_os=train_os,
+        weights=saved.config.get("weights") or {},
+    )
+
+
+def inherit(command: Composed, run: Composed) -> dict[str, Any]:
+    """The command's values; what was not typed about data and protocol comes from the run."""
+    values = dict(command.values)
+    if values.get("dataset") is not None:  # another data set brings its own protocol
+        return values
+    typed = {o.split("=")[0].lstrip("+~") for o in command.typed}
+    for node in INHERITED:
+        mine = dict(values[node])
+        shared = run.values[node].keys() & mine.keys()
+        values[node] = mine | {k: run.values[node][k] for k in shared if f"{node}.{k}" not in typed}
+    values["dataset"] = with_typed(dict(run.values["dataset"]), command.typed)
+    return values
+
+
+def with_typed(dataset: dict[str, Any], typed: tuple[str, ...]) -> dict[str, Any]:
+    """``dataset`` with the ``dataset.key=value`` overrides of this command."""
+    for override in typed:
+        key, _, text = override.partition("=")
+        if not key.startswith("dataset."):
+            continue
+        name = key.removeprefix("dataset.")
+        if name not in dataset:
+            fix = nearest(key, [f"dataset.{k}" for k in flat_keys(dataset)])[2:]
+            raise ConfigError("UNKNOWN-KEY", key, "no such key", fix)
+        dataset[name] = yaml.safe_load(text)
+    return dataset

@@ -1,0 +1,253 @@
+"""``segkit train``: config -> parts -> engine.
+
+The config is checked whole, then data is looked at, then weights; only then is there a run folder.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segkit import parts
+from segkit.config import Composed, run_name
+from segkit.data.loader import Dataset, EvalSample, eval_samples, train_batches
+from segkit.data.transforms import TrainTransform
+from segkit.engine.evaluate import evaluate
+from segkit.engine.loop import Settings, StagePlan, train
+from segkit.engine.record import Run
+from segkit.engine.signals import Stop, stopping
+from segkit.errors import ExitCode
+from segkit.inference.multiscale import Predictor
+from segkit.metrics import iou, mean_iou, pixel_accuracy
+from segkit.models.segmenter import Segmenter
+from segkit.models.weights import load_backbone
+from segkit.optim import set_learning_rate, sgd
+from segkit.randomness import integer
+from segkit.record import check_resume, environment_before, open_run
+from segkit.report.pictures import panel
+from segkit.report.tables import print_class_table
+from segkit.schedules import batch_norm_momentum, learning_rate
+
+
+def main(composed: Composed) -> int:
+    """Train what ``composed`` describes; returns the exit code or raises a ``SegkitError``."""
+    values = composed.values
+    parts.check_network(values)
+    stages = parts.stages_of(values)
+    train_sets = {s["split"]: parts.dataset_of(values, s["split"]) for s in stages}
+    val_set = parts.dataset_of(values, values["dataset"]["val_split"])
+    device = parts.device_of(values)
+    parts.deterministic(values["deterministic"])
+    net = fresh_network(values, val_set.labels.num_classes, stages[0]["os"])
+    folder = Path(values["runs"]).expanduser() / run_name(composed)
+    check_resume(folder, composed)
+    weights = weights_of(folder, net, values)
+
+    run: Run | None = None
+    with stopping(lambda: run.left() if run else None) as stop:
+        run = open_run(folder, composed, val_set.labels, weights, device)
+        with run:
+            watch = Watch(val_set, values, device, run, stop)
+            plans = [
+                plan(number, stage, values, train_sets[stage["split"]], net, stop)
+                for number, stage in enumerate(stages)
+            ]
+            train(
+                run,
+                plans,
+                settings_of(values, device),
+                stop=stop,
+                validate=watch.validate,
+                on_validation=watch.show,
+            )
+    print(f"run: {folder}")
+    return ExitCode.OK
+
+
+# -- the network at the start ------------------------------------------------------------------
+
+
+def fresh_network(values: parts.Values, num_classes: int, output_stride: int) -> Segmenter:
+    """A network whose random start is a function of the seed."""
+    torch.manual_seed(integer(values["seed"], "init"))
+    return parts.network_of(values, num_classes, output_stride)
+
+
+def weights_of(folder: Path, net: Segmenter, values: parts.Values) -> dict[str, Any]:
+    """Load the pretrained backbone and say from where; a resumed run keeps its own word for it."""
+    known = environment_before(folder).get("weights")
+    if values["resume"] and known:
+        return dict(known)
+    origin = load_backbone(
+        net.backbone,
+        values["pretrained"],
+        source=net.backbone.imagenet,
+        strict=values["pretrained_strict"],
+        download=True,
+    )
+    return origin.to_dict()
+
+
+# -- stages ------------------------------------------------------------------------------------
+
+
+def plan(
+    number: int,
+    stage: Mapping[str, Any],
+    values: parts.Values,
+    dataset: Dataset,
+    start: Segmenter,
+    stop: Stop,
+) -> StagePlan:
+    """One stage of the schedule as the engine wants it."""
+    schedule, augment, policy = values["schedule"], values["augment"], parts.policy_of(values)
+    labels, steps = dataset.labels, stage["steps"]
+    transform = TrainTransform(
+        **{k: v for k, v in augment.items() if k != "extra"},
+        ignore_label=labels.ignore_label,
+        mean=start.pixels.mean,
+        std=start.pixels.std,
+        extra=augment["extra"],
+    )
+
+    def make_model() -> Segmenter:
+        # The first stage begins with the pretrained start; later ones are given their weights.
+        return start if number == 0 else fresh_network(values, labels.num_classes, stage["os"])
+
+    def batches(first_step: int) -> Iterator[Any]:
+        return train_batches(
+            dataset,
+            transform,
+            seed=values["seed"],
+            stage=number,
+            batch=stage["batch"],
+            first_step=first_step,
+            last_step=steps,
+            workers=parts.workers_of(values),
+            pin=parts.device_of(values).type == "cuda",
+            should_stop=stop,
+        )
+
+    momentum = schedule["bn_momentum"]
+    if momentum is None:
+        momentum = batch_norm_momentum(sum(s["steps"] for s in schedule["stages"]))
+    return StagePlan(
+        name=stage["name"],
+        output_stride=stage["os"],
+        steps=steps,
+        batch=stage["batch"],
+        accumulate=schedule["accumulate"],
+        bn=stage["bn"],
+        bn_momentum=momentum,
+        make_model=make_model,
+        make_optimizer=optimizer_of(values, stage["lr"]),
+        learning_rate=lambda step: learning_rate(policy, stage["lr"], step, steps),
+        set_learning_rate=set_learning_rate,
+        loss=parts.loss_of(values, labels),
+        batches=batches,
+    )
+
+
+def optimizer_of(values: parts.Values, rate: float) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    schedule = values["schedule"]
+    return functools.partial(
+        sgd,
+        rules=parts.rules_of(values),
+        lr=rate,
+        momentum=schedule["momentum"],
+        weight_decay=schedule["weight_decay"],
+        nesterov=schedule["nesterov"],
+    )
+
+
+def settings_of(values: parts.Values, device: torch.device) -> Settings:
+    return Settings(
+        seed=values["seed"],
+        device=device,
+        precision=parts.precision_of(values, device),
+        log_every=values["log"]["every"],
+        validate_every=values["eval"]["every"],
+        save_every=values["checkpoint"]["every"],
+        keep=values["checkpoint"]["keep"],
+        compile=parts.compiler_of(values, device),
+    )
+
+
+# -- validation --------------------------------------------------------------------------------
+
+
+class Watch:
+    """Validation during training: single scale, the stage's own output stride, a few pictures."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        values: parts.Values,
+        device: torch.device,
+        run: Run,
+        stop: Stop,
+    ) -> None:
+        self.dataset, self.values, self.device = dataset, values, device
+        self.run, self.stop = run, stop
+        self.seen: list[tuple[EvalSample, np.ndarray]] = []
+
+    def validate(self, net: nn.Module, step: int) -> dict[str, Any]:  # noqa: ARG002
+        """Score ``net`` on the val split."""
+        assert isinstance(net, Segmenter)
+        self.seen.clear()
+        predictor = Predictor(
+            net,
+            output_stride=net.output_stride,
+            pad=self.values["eval"]["pad"],
+            device=self.device,
+            precision=parts.precision_of(self.values, self.device),
+        )
+        samples = eval_samples(
+            self.dataset,
+            mean=net.pixels.mean,
+            std=net.pixels.std,
+            workers=parts.workers_of(self.values),
+            should_stop=self.stop,
+        )
+        labels = self.dataset.labels
+        score = evaluate(
+            samples,
+            lambda sample: predictor(sample.image),
+            num_classes=labels.num_classes,
+            ignore_label=labels.ignore_label,
+            device=self.device,
+            on_image=self.keep,
+            should_stop=self.stop,
+        )
+        found = iou(score.matrix)
+        return {
+            "miou": mean_iou(score.matrix),
+            "pixel_accuracy": pixel_accuracy(score.matrix),
+            "iou": dict(zip(labels.names, found, strict=True)),
+            "images": score.images,
+        }
+
+    def keep(self, sample: EvalSample, prediction: Tensor) -> None:
+        if len(self.seen) < self.values["log"]["images"]:
+            self.seen.append((sample, prediction.cpu().numpy()))
+
+    def show(self, step: int, score: Mapping[str, Any]) -> None:
+        """Per-class table in the terminal, pictures in TensorBoard."""
+        labels = self.dataset.labels
+        print(f"\nvalidation at step {step}, {score['images']} images")
+        print_class_table(score["iou"], score["miou"])
+        for sample, prediction in self.seen:
+            picture = panel(
+                sample.label,
+                prediction,
+                image=sample.rgb,
+                colours=labels.colours,
+                names=labels.names,
+                ignore=labels.ignore_label,
+                title=sample.id,
+            )
+            self.run.picture(f"validation/{sample.id}", np.asarray(picture), step)

@@ -1,0 +1,6 @@
+"""What holds for every test."""
+
+import os
+
+# Before torch is imported: see cli.py. The command line sets it for itself.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
