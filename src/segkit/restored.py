@@ -10,12 +10,11 @@ import torch
 import yaml
 
 from segkit import parts
-from segkit.conf_files import nearest
-from segkit.config import Composed, flat_keys, restore
+from segkit.config import Composed, restore
 from segkit.data.labels import LabelSet
 from segkit.engine import checkpoint
 from segkit.engine.record import read_status
-from segkit.errors import CheckpointError, ConfigError
+from segkit.errors import CheckpointError
 from segkit.models.segmenter import Segmenter
 from segkit.models.weights import load_segmenter
 
@@ -111,14 +110,12 @@ def inherit(command: Composed, run: Composed) -> dict[str, Any]:
 
 
 def with_typed(dataset: dict[str, Any], typed: tuple[str, ...]) -> dict[str, Any]:
-    """``dataset`` with the ``dataset.key=value`` overrides of this command."""
+    """``dataset`` with the ``dataset.key=value`` overrides of this command.
+
+    Unknown keys are named when the data set is made: only its signature knows them all.
+    """
     for override in typed:
         key, _, text = override.partition("=")
-        if not key.startswith("dataset."):
-            continue
-        name = key.removeprefix("dataset.")
-        if name not in dataset:
-            fix = nearest(key, [f"dataset.{k}" for k in flat_keys(dataset)])[2:]
-            raise ConfigError("UNKNOWN-KEY", key, "no such key", fix)
-        dataset[name] = yaml.safe_load(text)
+        if key.startswith("dataset."):
+            dataset[key.removeprefix("dataset.")] = yaml.safe_load(text)
     return dataset

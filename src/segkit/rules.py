@@ -137,12 +137,9 @@ def check_device(device: str) -> Iterator[ConfigError]:
 
 def check_name(name: str | None) -> Iterator[ConfigError]:
     """A run's name is the name of one folder: it must not lead anywhere else."""
-    if name is not None and (
-        not name.strip() or name.startswith(".") or "/" in name or "\0" in name
-    ):
-        yield ConfigError(
-            "NAME", "name", f"{name!r}", "one folder name, without / or a leading dot"
-        )
+    if name is None or re.fullmatch(r"[^./\0\s][^/\0]*", name):
+        return
+    yield ConfigError("NAME", "name", f"{name!r}", "one folder name, without / or a leading dot")
 
 
 def check_dataset(dataset: Mapping[str, Any]) -> Iterator[ConfigError]:

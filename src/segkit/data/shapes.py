@@ -34,7 +34,7 @@ def _polygon(u: np.ndarray, v: np.ndarray, sides: int, apothem: float) -> np.nda
 
 
 def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return 0.21 - np.abs(np.hypot(u, v) - 0.77)
+    return 0.24 - np.abs(np.hypot(u, v) - 0.74)
 
 
 def _pierced_disc(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -43,20 +43,20 @@ def _pierced_disc(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.minimum(_disc(u, v, 0.9), -np.maximum.reduce(holes)).astype(np.float32)
 
 
-def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(_box(u, v, 0.98, 0.2), _box(u, v, 0.2, 0.98))
-
-
 def _bar(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """A plank with a thin mast."""
-    return np.maximum(_box(u, v, 0.95, 0.3), _box(u - 0.3, v - 0.5, 0.07, 0.4))
+    return np.maximum(_box(u, v, 0.9, 0.42), _box(u - 0.3, v - 0.6, 0.08, 0.35))
 
 
 def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Five pointed arms: a pentagram is where at least four of its five half-planes meet."""
-    turns = 2 * np.pi * np.arange(5) / 5
-    edges = np.stack([0.305 - (u * np.cos(t) + v * np.sin(t)) for t in turns])
-    return np.sort(edges, axis=0)[1].astype(np.float32)
+    """Five arms, folded onto the half of one: the edge from its tip (1, 0) to the notch."""
+    sector = np.float32(2 * np.pi / 5)
+    angle = np.abs((np.arctan2(v, u) + sector / 2) % sector - sector / 2)
+    notch = 0.5 * np.exp(0.5j * sector)
+    normal = -1j * (notch - 1) / abs(notch - 1)
+    radius = np.hypot(u, v)
+    along = radius * np.cos(angle) - 1
+    return (along * -normal.real - radius * np.sin(angle) * normal.imag).astype(np.float32)
 
 
 def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -64,7 +64,7 @@ def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _triangle_frame(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.minimum(_polygon(u, v, 3, 0.5), -_polygon(u, v, 3, 0.21))
+    return np.minimum(_polygon(u, v, 3, 0.5), -_polygon(u, v, 3, 0.15))
 
 
 def _spokes(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -73,10 +73,6 @@ def _spokes(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def _circles(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.sin(22 * np.hypot(u, v))
-
-
-def _diagonals(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.sin(13 * (u + v))
 
 
 def _stripes(u: np.ndarray, v: np.ndarray) -> np.ndarray:  # noqa: ARG001
@@ -99,7 +95,6 @@ def _bricks(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 OBJECTS: dict[str, tuple[Field, Field]] = {
     "ring": (_ring, _spokes),
     "disc": (_pierced_disc, _circles),
-    "cross": (_cross, _diagonals),
     "bar": (_bar, _stripes),
     "star": (_star, _dots),
     "square": (_square, _checks),
@@ -123,7 +118,7 @@ class Shapes:
         count: int = 400,
         seed: int = 0,
         objects: Sequence[int] = (1, 3),
-        radius: Sequence[float] = (0.2, 0.4),
+        radius: Sequence[float] = (0.25, 0.45),
         border: int = 1,
         classes: Sequence[str] = tuple(OBJECTS),
     ) -> None:

@@ -45,22 +45,20 @@ _IMAGENET = ImageNetWeights(
 
 
 class InvertedResidual(nn.Module):
-    """1×1 expansion, depthwise 3×3, linear 1×1, and the identity where the shapes allow it.
+    """1×1 expansion, depthwise 3×3, linear 1×1, and the identity where the channels allow it.
 
-    ``keeps_shape`` is decided by the unit's original stride: a unit whose stride was traded for a
-    rate must not grow a residual that its weights have never seen.
+    Every unit with a stride (MobileNetV2 Table 2) has other channels behind it than before, so one
+    whose stride was traded for a rate grows no residual its weights have never seen.
     """
 
-    def __init__(
-        self, in_channels: int, channels: int, expansion: int, unit: Unit, *, keeps_shape: bool
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, expansion: int, unit: Unit) -> None:
         super().__init__()
         hidden = in_channels * expansion
         depthwise = ConvNormReLU6(hidden, hidden, 3, unit.stride, unit.rate, groups=hidden)
         project = nn.Conv2d(hidden, channels, 1, bias=False)
         expand = [ConvNormReLU6(in_channels, hidden, 1)] if expansion != 1 else []
         self.conv = nn.Sequential(*expand, depthwise, project, nn.BatchNorm2d(channels))
-        self.residual = keeps_shape and in_channels == channels
+        self.residual = in_channels == channels
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(x) if self.residual else self.conv(x)
@@ -103,9 +101,8 @@ class MobileNetV2(Backbone):
 
     def __init__(self, *, output_stride: int, multi_grid: Sequence[int] | None) -> None:
         super().__init__()
-        strides = [[stride] + [1] * (units - 1) for _, _, units, stride in _BLOCKS]
         plan = plan_units(
-            strides,
+            [[stride] + [1] * (units - 1) for _, _, units, stride in _BLOCKS],
             output_stride=output_stride,
             stem_stride=self.stem_stride,
             multi_grid=multi_grid,
@@ -115,11 +112,9 @@ class MobileNetV2(Backbone):
         self.layers = nn.Sequential(ConvNormReLU6(3, _STEM_CHANNELS, 3, self.stem_stride))
         self.features = {}
         channels, stride = _STEM_CHANNELS, self.stem_stride
-        for (expansion, width, _, _), block, units in zip(_BLOCKS, strides, plan, strict=True):
-            for original, unit in zip(block, units, strict=True):
-                self.layers.append(
-                    InvertedResidual(channels, width, expansion, unit, keeps_shape=original == 1)
-                )
+        for (expansion, width, _, _), units in zip(_BLOCKS, plan, strict=True):
+            for unit in units:
+                self.layers.append(InvertedResidual(channels, width, expansion, unit))
                 channels, stride = width, stride * unit.stride
                 if tap := _TAPS.get(len(self.layers) - 1):
                     self.features[tap] = Feature(channels, stride)
