@@ -1,4 +1,5 @@
 import ctypes
+import faulthandler
 import os
 import signal
 import subprocess
@@ -80,7 +81,7 @@ def test_workers_are_quiet_and_leave_when_closed() -> None:
     assert (threads, ignored) == (1, [True, True])
     begin = time.monotonic()
     results.close()
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 3
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -106,7 +107,7 @@ def test_a_fault_crosses_as_it_was(workers: int) -> None:
     ("fatal", "words"),
     [
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "was killed by SIGKILL"),
-        (lambda: ctypes.string_at(0), "was killed by SIGSEGV"),
+        (lambda: (faulthandler.disable(), ctypes.string_at(0)), "was killed by SIGSEGV"),
         (lambda: sys.exit(0), "left with 0"),
         (lambda: os._exit(3), "left with 3"),
     ],
@@ -205,13 +206,22 @@ def test_no_worker_outlives_a_parent_that_dies(signum: int | None) -> None:
     _await_end(pids)
 
 
+UNCLOSED = """
+import os, time
+from segkit.data.workers import in_order
+def work(task, note):
+    time.sleep(60 if task > 1 else 0)
+    return os.getpid()
+results = in_order(range(9), work, workers=2, name_of=str)
+print(next(results), next(results))
+raise SystemExit(3)
+"""
+
+
 def test_no_worker_outlives_a_parent_that_ends() -> None:
-    here = str(Path(__file__).parent)
-    code = (
-        f"import sys; sys.path.insert(0, {here!r}); import test_workers\n"
-        "kept = test_workers.start_and_tell(1)\nraise SystemExit(3)"
+    out = subprocess.run(
+        [sys.executable, "-c", UNCLOSED], capture_output=True, text=True, timeout=120
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40)
     assert (out.returncode, out.stderr) == (3, "")
     _await_end([int(pid) for pid in out.stdout.split()])
 
