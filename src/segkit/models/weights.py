@@ -75,8 +75,8 @@ def load_backbone(
         if source is None:
             raise CheckpointError(
                 "WEIGHTS-NONE",
-                "pretrained=imagenet",
-                f"there are no public ImageNet weights for {getattr(backbone, 'name', 'this')}",
+                "pretrained",
+                f"imagenet: there are no public weights for {getattr(backbone, 'name', 'this')}",
                 "type pretrained=none to start from random, or pretrained=/path/to/file",
             )
         kind, (path, file) = "imagenet", find(source.files, download=download)
