@@ -28,6 +28,7 @@ from segkit.models.weights import load_backbone
 from segkit.optim import set_learning_rate, sgd
 from segkit.randomness import integer
 from segkit.record import check_resume, environment_before, open_run
+from segkit.report.curves import write_curve
 from segkit.report.pictures import panel
 from segkit.report.tables import print_class_table
 from segkit.schedules import batch_norm_momentum, learning_rate
@@ -64,6 +65,7 @@ def main(composed: Composed) -> int:
                 validate=watch.validate,
                 on_validation=watch.show,
             )
+    write_curve(folder / "curve.png", run.metrics(), folder.name)
     print(f"run: {folder}")
     return ExitCode.OK
 

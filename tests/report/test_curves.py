@@ -13,7 +13,7 @@ TRAIN = [
     {"step": step, "stage": "os16" if step < 60 else "os8", "loss": 3 / step, "lr": 0.1 / step}
     for step in range(1, 100)
 ]
-VAL = [{"step": step, "val_miou": step / 200} for step in (50, 99)]
+VAL = [{"step": step, "validation": {"miou": step / 200}} for step in (50, 99)]
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,12 @@ VAL = [{"step": step, "val_miou": step / 200} for step in (50, 99)]
         VAL,
         [],
         TRAIN[:1],
-        [{"step": 1, "loss": None}, {"step": 2, "val_miou": None}, {"other": 1}, *TRAIN[:3]],
+        [
+            {"step": 1, "loss": None},
+            {"step": 2, "validation": {"miou": None}},
+            {"other": 1},
+            *TRAIN[:3],
+        ],
         [{"step": 1, "stage": "a", "loss": float("nan"), "lr": 0.1}],
         [{"step": 1, "stage": "a", "loss": 0.0, "lr": 0.0}],
         [{"step": 3, "loss": 1.0}],

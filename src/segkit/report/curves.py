@@ -20,8 +20,8 @@ _BLUE, _GREEN, _ORANGE, _GREY = "#0072B2", "#009E73", "#D55E00", "#9AA0A6"  # Ok
 def write_curve(path: Path, lines: Iterable[Mapping[str, Any]], title: str = "") -> None:
     """Draw the lines of ``metrics.jsonl`` into ``path``, a .png or .svg.
 
-    Lines with ``loss`` and ``lr`` (and a ``stage``) and lines with ``val_miou`` (0..1) are used, by
-    their ``step``; other lines are ignored. The same lines give the same bytes.
+    Lines with ``loss`` and ``lr`` (and a ``stage``) and lines with ``validation: {miou: 0..1}`` are
+    used, by their ``step``; other lines are ignored. The same lines give the same bytes.
     """
     write_whole(path, draw_curve(lines, title, path.suffix.lstrip(".").lower()))
 
@@ -31,7 +31,7 @@ def draw_curve(lines: Iterable[Mapping[str, Any]], title: str, kind: str) -> byt
     import matplotlib
     from matplotlib.figure import Figure
 
-    lines = list(lines)
+    lines = [{**line, "miou": (line.get("validation") or {}).get("miou")} for line in lines]
     style: Any = {
         "svg.hashsalt": "segkit",
         "svg.fonttype": "none",
@@ -52,7 +52,7 @@ def draw_curve(lines: Iterable[Mapping[str, Any]], title: str, kind: str) -> byt
 
 def _draw(figure: "Figure", lines: list[Mapping[str, Any]], title: str) -> None:
     train = [line for line in lines if _finite(line, "loss")]
-    val = [line for line in lines if _finite(line, "val_miou")]
+    val = [line for line in lines if _finite(line, "miou")]
     heights = [3, 2, 1] if val else [3, 1]
     axes = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
     _loss(axes[0], train)
@@ -84,7 +84,7 @@ def _loss(axis: "Axes", train: list[Mapping[str, Any]]) -> None:
 
 
 def _miou(axis: "Axes", val: list[Mapping[str, Any]]) -> None:
-    steps, miou = _series(val, "val_miou")
+    steps, miou = _series(val, "miou")
     percent = 100 * miou
     axis.plot(steps, percent, color=_GREEN, marker="o", markersize=3.5, linewidth=1.3)
     best = int(percent.argmax())
