@@ -3,8 +3,9 @@
     segkit eval ckpt=runs/NAME eval.save_predictions=true
     python tools/keep_results.py runs/NAME docs/results/NAME [--pictures 4]
 
-Copies every ``score.json`` of the run, draws its curve, writes ``run.json`` (command, minutes, machine) and panels
-of truth, prediction and error in label colours for evenly spaced images of one evaluation.
+Copies every ``score.json`` of the run, draws its curve, writes ``run.json`` (command, minutes,
+machine) and panels of truth, prediction and error in label colours for evenly spaced images of
+every evaluation that saved its predictions.
 """
 
 import argparse
