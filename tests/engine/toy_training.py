@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from segkit.engine import checkpoint
 from segkit.engine.loop import Settings, StagePlan, train
 from segkit.engine.record import Run
 from segkit.engine.signals import Stop, stopping
+from segkit.errors import Interrupted as Interrupted
 from segkit.losses import CrossEntropy
 from segkit.optim import V3_RULES, set_learning_rate, sgd
 from segkit.randomness import generator, integer
 from segkit.schedules import Policy, learning_rate
-from segkit.errors import Interrupted as Interrupted
-from torch import Tensor, nn
 
 CLASSES, SIDE, SAMPLES = 3, 9, 10
 SEED = 7
@@ -162,7 +163,7 @@ def train_toy(
             run,
             stages or [plan(0, 14), plan(1, 10)],
             settings,
-            stop=stop or Stop(),
+            stop=Stop() if stop is None else stop,
             validate=validate,
             **more,
         )
