@@ -3,4 +3,4 @@
 import os
 
 # Before torch is imported: see cli.py. The command line sets it for itself.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -55,10 +55,11 @@ class Call:
     help: bool = False
 
 
-# OpenMP's threads spin while they wait for one another. Beside loader workers or a CRF pool on the
-# same cores that made an evaluation 15 times slower here; a sleeping wait costs nothing measurable.
-# Read when torch is first imported, so it has to be said before.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP's threads spin while they wait for one another, for milliseconds by default. Beside loader
+# workers or a CRF pool on the same cores that has made an evaluation 15 times slower; a short spin
+# keeps the speed of a quiet machine (docs/log.md). Read when torch is imported, so it is set before.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def entry() -> None:
