@@ -57,7 +57,7 @@ class Call:
 
 # OpenMP's threads spin while they wait for one another, for milliseconds by default. Beside loader
 # workers or a CRF pool on the same cores that has made an evaluation 15 times slower; a short spin
-# keeps the speed of a quiet machine (docs/log.md). Read when torch is imported, so it is set before.
+# keeps the speed of a quiet machine (docs/log.md). Set here, for torch reads it when imported.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

@@ -19,7 +19,7 @@ from segkit.data.images import read_image
 from segkit.data.normalise import normalise
 from segkit.engine.signals import Stop, StopRequested, stopping
 from segkit.errors import ConfigError, DataError, ExitCode
-from segkit.eval import crf_pool, predictor_of
+from segkit.protocol import crf_pool, predictor_of
 from segkit.report.names import prediction_path, relative_names, write_whole
 from segkit.report.pictures import encode_png, overlay, palette_png
 from segkit.restored import Trained

@@ -1,0 +1,86 @@
+"""A protocol: how a trained network is asked, and the words that sign what came out."""
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+import segkit
+from segkit import parts
+from segkit.config import digest
+from segkit.engine.evaluate import Score
+from segkit.inference.crf import DenseCrf
+from segkit.inference.crf_pool import CrfPool
+from segkit.inference.multiscale import Predictor
+from segkit.report.signature import Signature
+from segkit.restored import Trained
+
+
+def predictor_of(trained: Trained, values: parts.Values, device: torch.device) -> Predictor:
+    """The network under the protocol of ``values``."""
+    return Predictor(
+        trained.net,
+        output_stride=trained.net.output_stride,
+        scales=scales_of(values),
+        flip=values["flip"],
+        fusion=values["tta"]["fusion"],
+        pad=values["eval"]["pad"],
+        device=device,
+        precision=parts.precision_of(values, device),
+    )
+
+
+def scales_of(values: parts.Values) -> tuple[float, ...]:
+    return tuple(values["tta"]["scales"]) if values["ms"] else (1.0,)
+
+
+def crf_of(values: parts.Values) -> DenseCrf:
+    node = values["densecrf"]
+    return DenseCrf(**{f.name: node[f.name] for f in fields(DenseCrf)})
+
+
+def crf_pool(values: parts.Values) -> CrfPool[Any]:
+    return CrfPool(crf_of(values), workers=parts.cores())
+
+
+def slug(values: parts.Values, split: str) -> str:
+    """A folder name for a protocol: ``val-os8-ms-flip-crf``."""
+    flags = [name for name in ("ms", "flip", "crf") if values[name]]
+    own = [f"os{values['os']}"] if values["os"] else []
+    best = ["best"] if values["ckpt_kind"] == "best" else []
+    data = [values["dataset"]["name"]] if values["dataset"] else []
+    return "-".join([*data, split, *own, *flags, *best])
+
+
+def sign(
+    score: Score, split: str, trained: Trained, values: parts.Values, device: torch.device
+) -> Signature:
+    """Everything that could change the number."""
+    config, net = trained.config, trained.net
+    crf = {k: v for k, v in values["densecrf"].items() if v is not None} if values["crf"] else None
+    origin = trained.weights
+    named = [origin.get("file"), str(origin.get("sha256") or "")[:8]]
+    return Signature(
+        dataset=values["dataset"]["name"],
+        split=split,
+        images=score.images,
+        model=config.choices["model"],
+        backbone=config.choices["backbone"],
+        train_os=trained.train_os,
+        eval_os=net.output_stride,
+        multi_grid=net.multi_grid,
+        pad=values["eval"]["pad"],
+        scales=scales_of(values),
+        fusion=values["tta"]["fusion"],
+        flip=values["flip"],
+        crf=crf,
+        weights=":".join([str(origin.get("kind", "unknown")), *(n for n in named if n)]),
+        checkpoint=values["ckpt_kind"],
+        step=trained.step,
+        seed=config.values["seed"],
+        precision=parts.precision_of(values, device),
+        device=device.type,
+        segkit=segkit.__version__,
+        torch=torch.__version__,
+        config=digest(config.values),
+    )
