@@ -241,10 +241,10 @@ def test_a_run_folder_is_the_record(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ([], ("os 8->8", "ms 1 mean", "no flip", "no crf")),
+        ([], ("os 16,8->8", "ms 1 mean", "no flip", "no crf")),
         (
             ["os=16", "ms=true", "flip=true", "crf=true"],
-            ("os 8->16", "ms 0.5,0.75,1,1.25,1.5,1.75 mean", "flip", "crf pydensecrf 10it"),
+            ("os 16,8->16", "ms 0.5,0.75,1,1.25,1.5,1.75 mean", "flip", "crf pydensecrf 10it"),
         ),
         (["tta.scales=[1,2]", "ms=true", "eval.pad=65"], ("ms 1,2 mean", "whole 65")),
         (["eval.limit=2", "dataset.val={count: 3}"], ("shapes:val:2",)),

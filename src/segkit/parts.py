@@ -84,6 +84,7 @@ def policy_of(values: Values) -> Policy:
         every=schedule["step_every"],
         factor=schedule["step_factor"],
         warmup=schedule["warmup_steps"],
+        warmup_rate=schedule["warmup_lr"],
     )
 
 

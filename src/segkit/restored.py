@@ -32,7 +32,7 @@ class Trained:
     path: Path
     run: Path
     step: int
-    train_os: int
+    train_os: tuple[int, ...]
     weights: Mapping[str, Any]
 
 
@@ -79,8 +79,8 @@ def load(path: Path, *, os: int | None, device: torch.device, config_dir: str | 
     saved = checkpoint.load(path)
     config = restore(saved.config, config_dir, path / checkpoint.MANIFEST)
     labels = LabelSet.from_dict(saved.labels)
-    train_os = int(parts.stages_of(config.values)[-1]["os"])
-    net = parts.network_of(config.values, labels.num_classes, os or train_os)
+    train_os = tuple(int(stage["os"]) for stage in parts.stages_of(config.values))
+    net = parts.network_of(config.values, labels.num_classes, os or train_os[-1])
     load_segmenter(net, saved.model, where=str(path))
     net.eval()
     return Trained(

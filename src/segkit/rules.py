@@ -58,6 +58,7 @@ RANGES: dict[str, tuple[Check, str]] = {
     "schedule.step_every": (at_least_one, "1 or more"),
     "schedule.step_factor": (positive, "above 0"),
     "schedule.warmup_steps": (not_negative, "0 or more"),
+    "schedule.warmup_lr": (not_negative, "0 or more"),
     "schedule.bn_momentum": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
     "schedule.stages.*.steps": (at_least_one, "1 or more"),
     "schedule.stages.*.lr": (positive, "above 0"),

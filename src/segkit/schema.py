@@ -52,6 +52,7 @@ class Schedule:
     step_every: int = 2000
     step_factor: float = 0.1
     warmup_steps: int = 0
+    warmup_lr: float = 0.0
     batch: int = 16
     accumulate: int = 1
     momentum: float = 0.9

@@ -25,7 +25,7 @@ BASE = Signature(
     images=101,
     model="v3",
     backbone="mnv2",
-    train_os=16,
+    train_os=(16, 8),
     eval_os=8,
     multi_grid=(1, 2, 4),
     pad="fit",
@@ -49,7 +49,7 @@ OTHER = {
     "images": 100,
     "model": "v3plus",
     "backbone": "r101",
-    "train_os": 8,
+    "train_os": (8,),
     "eval_os": 16,
     "multi_grid": None,
     "pad": 513,
@@ -72,7 +72,7 @@ OTHER = {
 
 def test_the_line_as_people_read_it():
     assert score_line(0.71234, BASE) == (
-        "mIoU 71.23 = camvid:val:101 | v3 mnv2 | os 16->8 | mg 1,2,4 | whole fit | "
+        "mIoU 71.23 = camvid:val:101 | v3 mnv2 | os 16,8->8 | mg 1,2,4 | whole fit | "
         "ms 0.5,0.75,1,1.25,1.5,1.75 mean | flip | "
         "crf pydensecrf 10it bi4/67/3 pos3/1 after | absent dropped | "
         "weights imagenet:mobilenet_v2_tf2ptq_fp16.pth | last 1200 | seed 0 | config none | "

@@ -142,7 +142,7 @@ def train(
                     if _due(settings.validate_every, step, ended) and not stop:
                         journal.flush()
                         validation(model, step, plan.name, stop)
-                    due = _due(settings.save_every, step, ended) or step == 0
+                    due = step == 0 or ended or _due(settings.save_every, step, ended)
                     if (due or stop or validation.best_step == step) and saved != step:
                         journal.flush()
                         _save(run, model, optimizer, step, index, settings, validation)

@@ -22,10 +22,11 @@ _PLAIN = "+,/:@~()"
 class Signature:
     """The protocol of one score.
 
-    ``pad`` is the rule (``fit``, a side in pixels, or None); ``crf`` the backend and parameters of
-    the dense CRF or None; ``weights`` where training started from; ``checkpoint`` is ``last`` or
-    ``best`` and ``step`` its step; ``config`` the hash of the training's config where known;
-    ``device`` the kind (``cpu``, ``cuda``), ``precision`` what the network computed in.
+    ``train_os`` has one output stride for each stage of training; ``pad`` is the rule (``fit``, a
+    side in pixels, or None); ``crf`` the backend and parameters of the dense CRF or None;
+    ``weights`` where training started from; ``checkpoint`` is ``last`` or ``best`` and ``step`` its
+    step; ``config`` the hash of the training's config where known; ``device`` the kind (``cpu``,
+    ``cuda``), ``precision`` what the network computed in.
     """
 
     dataset: str
@@ -33,7 +34,7 @@ class Signature:
     images: int
     model: str
     backbone: str
-    train_os: int
+    train_os: tuple[int, ...]
     eval_os: int
     multi_grid: tuple[int, ...] | None
     pad: int | str | None
@@ -65,7 +66,7 @@ class Signature:
     def protocol(self) -> tuple[str, ...]:
         """How it was judged; scores that differ here do not belong in one column."""
         return (
-            f"os {self.train_os}->{self.eval_os}",
+            f"os {_list(self.train_os)}->{self.eval_os}",
             f"mg {_list(self.multi_grid)}",
             f"whole {_text(self.pad)}",
             f"ms {_list(self.scales)} {_text(self.fusion)}",
@@ -89,7 +90,7 @@ class Signature:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``from_dict`` turns them back."""
         document = asdict(self)
-        document["scales"] = list(self.scales)
+        document["scales"], document["train_os"] = list(self.scales), list(self.train_os)
         document["multi_grid"] = None if self.multi_grid is None else list(self.multi_grid)
         document["crf"] = None if self.crf is None else dict(self.crf)
         return document
@@ -102,7 +103,7 @@ class Signature:
             what = f"fields that differ: {', '.join(sorted(known ^ set(document)))}"
             raise DataError("SIGNATURE", "signature", what, "written by another version of segkit?")
         values = dict(document)
-        values["scales"] = tuple(values["scales"])
+        values["scales"], values["train_os"] = tuple(values["scales"]), tuple(values["train_os"])
         if values["multi_grid"] is not None:
             values["multi_grid"] = tuple(values["multi_grid"])
         return cls(**values)
