@@ -11,6 +11,8 @@ COMMANDS = {
     "train": "train a model (stages, validation, checkpoints, exact resume)",
     "eval": "score a trained model and write score.json",
     "predict": "segment images and folders",
+    "doctor": "look at this machine: a verdict a line, with what to type",
+    "completion": "print the completion script of bash, zsh or fish",
 }
 
 HELP = """\
@@ -112,6 +114,12 @@ def dispatch(argv: list[str]) -> int:
 
         print(__version__)
         return ExitCode.OK
+    if argv[0] == "__complete":  # what the completion scripts call
+        from segkit.completion import complete
+
+        return complete(argv[1:])
+    if argv[0] in ("doctor", "completion"):  # nothing to compose
+        return task(argv[0])(argv[1:])
     call = parse(argv)
     if call.help:
         from segkit.help import command_help

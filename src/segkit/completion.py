@@ -1,0 +1,203 @@
+"""Shell completion: ``segkit completion bash|zsh|fish`` prints a script, the script asks segkit.
+
+Hydra brings completion of its own, but only for a program that is one ``@hydra.main`` function:
+it wants that parser's ``-sc``, knows one root config instead of one for each command, and takes
+``train`` for an override. It also has to import Hydra and to compose, half a second for every TAB.
+So the scripts call ``segkit __complete WORDS...``, which lists files and the schema's fields and
+imports nothing heavy. An answer without a line leaves the word to the shell, as a file name.
+"""
+
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+from segkit.cli import COMMANDS, FLAGS
+from segkit.conf_files import GROUPS, choices_of, nearest
+from segkit.errors import ConfigError, ExitCode
+from segkit.schema import ROOTS
+
+# In bash, "=" and ":" break a word: readline replaces what stands after the last one only.
+BASH = r"""# segkit completion for bash; in ~/.bashrc: eval "$(segkit completion bash)"
+_segkit() {
+    local line=${COMP_LINE:0:COMP_POINT} words=() word found
+    read -ra words <<< "$line"
+    [[ $line == *[[:space:]] ]] && words+=("")
+    word=${words[${#words[@]} - 1]}
+    COMPREPLY=()
+    while IFS= read -r found; do
+        [[ $found == *[=.] ]] && compopt -o nospace 2>/dev/null
+        [[ $word == *[=:]* ]] && found=${found#"${word%"${word##*[=:]}"}"}
+        COMPREPLY+=("$found")
+    done < <("${words[0]/#\~/$HOME}" __complete "${words[@]:1}" 2>/dev/null)
+}
+complete -o default -o bashdefault -F _segkit segkit
+"""
+
+ZSH = r"""# segkit completion for zsh; in ~/.zshrc: eval "$(segkit completion zsh)"
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
+_segkit() {
+    local -a found
+    found=(${(f)"$(${~words[1]} __complete "${(@Q)words[2,CURRENT-1]}" "$PREFIX" 2>/dev/null)"})
+    if (( ! $#found )); then
+        compset -P '*='
+        _files
+        return
+    fi
+    compadd -S '' -- ${(M)found:#*[=.]}
+    compadd -- ${found:#*[=.]}
+}
+compdef _segkit segkit
+"""
+
+FISH = r"""# segkit completion for fish; in config.fish: segkit completion fish | source
+function __segkit_complete
+    set -l before (commandline -opc)
+    set -l word (commandline -ct)
+    set -l found ($before[1] __complete $before[2..-1] "$word" 2>/dev/null)
+    if test (count $found) -gt 0
+        printf '%s\n' $found
+        return
+    end
+    set -l key (string match -r '^[^=]*=' -- $word)
+    for path in (__fish_complete_path (string replace -r '^[^=]*=' '' -- $word))
+        echo "$key$path"
+    end
+end
+complete -c segkit -f -k -a '(__segkit_complete)'
+"""
+
+SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+
+USAGE = """\
+segkit completion bash|zsh|fish: print the completion script of a shell; to install it
+
+  bash   echo 'eval "$(segkit completion bash)"' >> ~/.bashrc
+  zsh    echo 'eval "$(segkit completion zsh)"' >> ~/.zshrc
+  fish   echo 'segkit completion fish | source' >> ~/.config/fish/config.fish"""
+
+OPTIONS = ("--help", "--cfg", "--multirun", "--config-dir", "--trust")
+OWN_WORDS = {"doctor": ("--json", "--help", "runs="), "completion": (*SCRIPTS, "--help")}
+
+# The choices of rules.py, which imports too much for a TAB; tests/test_completion.py compares.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "device": ("auto", "cpu", "cuda"),
+    "pretrained": ("imagenet", "none"),
+    "precision": ("auto", "fp32", "bf16"),
+    "ckpt_kind": ("last", "best"),
+    "tta.fusion": ("mean", "max"),
+    "densecrf.backend": ("pydensecrf",),
+    "densecrf.normalization": ("after", "before", "symmetric", "none"),
+    "schedule.policy": ("poly", "step", "constant"),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print a shell's script."""
+    shell = arguments[0] if arguments else ""
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return ExitCode.OK
+    if shell not in SCRIPTS or len(arguments) > 1:
+        found = f"{' '.join(arguments)!r}" if arguments else "names no shell"
+        fix = "type one of: " + ", ".join(SCRIPTS) + nearest(shell, SCRIPTS)
+        raise ConfigError("USAGE", "completion", found, fix)
+    print(SCRIPTS[shell], end="")
+    return ExitCode.OK
+
+
+def complete(words: Sequence[str]) -> int:
+    """``segkit __complete WORDS...``: the last word's completions, one a line."""
+    print("".join(f"{c}\n" for c in completions(words)), end="")
+    return ExitCode.OK
+
+
+def completions(words: Sequence[str]) -> list[str]:
+    """What the last of ``words`` (all after ``segkit``) can become; nothing means a file name."""
+    *before, word = words or [""]
+    if not before:
+        return starting(word, [*COMMANDS, "--help", "--version"])
+    command = before[0]
+    if command in OWN_WORDS:
+        return starting(word, OWN_WORDS[command])
+    if command not in ROOTS:
+        return []
+    if before[-1] in FLAGS:
+        return starting(word, ("job",)) if before[-1] in ("-c", "--cfg") else []
+    if word.startswith("-"):
+        return starting(word, OPTIONS)
+    key, equals, value = word.partition("=")
+    if equals:
+        return values_of(command, key, value, config_dir_of(before))
+    if command == "predict" and word and is_path_begun(word):
+        return []
+    typed = {w.partition("=")[0] for w in before}
+    return starting(word, (k for k in keys_of(command, word) if k.rstrip("=") not in typed))
+
+
+def starting(word: str, known: "Sequence[str] | Iterator[str]") -> list[str]:
+    return [k for k in known if k.startswith(word)]
+
+
+def keys_of(command: str, word: str) -> Iterator[str]:
+    """``key=`` for groups and scalars, ``node.`` for nodes; behind a node's dot, its own keys."""
+    root = ROOTS[command]
+    node, dot, _ = word.partition(".")
+    if dot:
+        yield from (f"{node}.{name}=" for name in hints_of(command, node))
+        return
+    for group in groups_of(command):
+        yield f"{group}="
+    for field in fields(root):
+        if field.name not in GROUPS and "help" in field.metadata:
+            yield f"{field.name}="
+    for field in fields(root):
+        if hints_of(command, field.name):
+            yield f"{field.name}."
+
+
+def groups_of(command: str) -> Sequence[str]:
+    return GROUPS if command == "train" else ("dataset", "os", "runtime")
+
+
+def hints_of(command: str, node: str) -> dict[str, object]:
+    """The keys of a node with their types; empty for what is not one of the schema's nodes."""
+    hint = typing.get_type_hints(ROOTS[command]).get(node)
+    return typing.get_type_hints(hint) if is_dataclass(hint) else {}
+
+
+def values_of(command: str, key: str, value: str, config_dir: str | None) -> list[str]:
+    """``key=value`` for every known value; behind a comma, the next value of a sweep."""
+    before, comma, last = value.rpartition(",")
+    return [
+        f"{key}={before}{comma}{known}"
+        for known in starting(last, known_values(command, key, config_dir))
+    ]
+
+
+def known_values(command: str, key: str, config_dir: str | None) -> Sequence[str]:
+    if key in groups_of(command):
+        return choices_of(key, config_dir)
+    if key in CHOICES:
+        return CHOICES[key]
+    node, dot, name = key.rpartition(".")
+    hints = hints_of(command, node) if dot else typing.get_type_hints(ROOTS[command])
+    return ("true", "false") if hints.get(name) is bool else ()
+
+
+def config_dir_of(words: Sequence[str]) -> str | None:
+    """What ``--config-dir`` says on this line."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("--config-dir="):
+            return word.partition("=")[2]
+        if word == "--config-dir":
+            return following
+    return None
+
+
+def is_path_begun(word: str) -> bool:
+    """Whether a file's name begins with ``word``: the inputs of predict come before its keys."""
+    folder, _, name = word.rpartition("/")
+    if folder or word.startswith(("/", "~")):
+        return True
+    return any(entry.name.startswith(name) for entry in Path().iterdir())
