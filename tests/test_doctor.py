@@ -238,6 +238,15 @@ def test_no_name_breaks_the_lines(told: pytest.MonkeyPatch) -> None:
     assert text.count("\n") == len(doctor.checks({}, Path())) + 1
 
 
+def test_a_reader_that_leaves_does_not_change_the_verdict(told: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1) as gone:  # noqa: PTH123
+        told.setattr(sys, "stdout", gone)
+        told.setenv("SEGKIT_DATA", GONE)
+        assert cli.main(["doctor"]) == 6
+
+
 @pytest.mark.parametrize("word", ["--jsno", "os=8", "runs=", "now"])
 def test_what_is_not_understood_is_usage(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", word]) == 2

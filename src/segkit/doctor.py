@@ -122,7 +122,10 @@ def runs_of(arguments: Sequence[str]) -> Path:
 def say(text: str) -> None:
     """Print; what the output's encoding lacks is escaped instead of raising."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding))
+    except BrokenPipeError:  # `segkit doctor | head -1`: the exit code still tells
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def findings(runs: Path) -> Iterator[Finding]:
