@@ -68,7 +68,8 @@ def entry() -> None:
     """The console script."""
     code = main(sys.argv[1:])
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # `>&-`: there is none
+            sys.stdout.flush()
     except BrokenPipeError:  # `segkit ... | head -1`: the reader left, which is no fault of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
