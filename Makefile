@@ -22,8 +22,8 @@ $(ENV): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
 	touch $@
 
 quickstart: $(ENV) ## train, fine-tune at OS8 and evaluate on an embedded data set (about 4 minutes)
-	$(BIN)/segkit train experiment=quickstart name=quickstart runs=$(RUNS) resume=true
-	$(BIN)/segkit eval ckpt=$(RUNS)/quickstart os=8 ms=true flip=true crf=true eval.colour_baseline=true
+	$(BIN)/segkit train experiment=quickstart runs=$(RUNS)/quickstart resume=true
+	$(BIN)/segkit eval runs=$(RUNS)/quickstart os=8 ms=true flip=true crf=true eval.colour_baseline=true
 
 test: $(ENV) ## run the tests (all but the slow ones)
 	$(BIN)/python -m pytest

@@ -34,6 +34,8 @@ def test_arrows(path: Path) -> None:
     if here in ALLOWED:
         assert rooms <= ALLOWED[here] | {here}
         assert not {n for n in names if n.split(".")[0] in ("hydra", "omegaconf")}
+    if {n.split(".")[0] for n in names} & {"hydra", "omegaconf"}:
+        assert here in ("cli", "config", "sweep"), "Hydra stops at the door"
     if "albumentations" in {n.split(".")[0] for n in names}:
         assert here == "data", "albumentations belongs to the training-input path alone"
 

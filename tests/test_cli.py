@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -247,7 +248,7 @@ def test_a_run_folder_is_the_record(trained: Path) -> None:
             ("os 16,8->16", "ms 0.5,0.75,1,1.25,1.5,1.75 mean", "flip", "crf pydensecrf 10it"),
         ),
         (["tta.scales=[1,2]", "ms=true", "eval.pad=65"], ("ms 1,2 mean", "whole 65")),
-        (["eval.limit=2", "dataset.val={count: 3}"], ("shapes:val:2",)),
+        (["eval.limit=2", "dataset.val.count=3"], ("shapes(val.count:3):val:2",)),
     ],
     ids=["alone", "as typed", "typed protocol", "typed data"],
 )
@@ -366,3 +367,58 @@ def test_every_experiment_takes_two_steps_on_shapes(experiment: str, here: Path)
     words += ["schedule.stages=[{name: a, steps: 2, lr: 0.01}]", "eval.every=2", "name=x"]
     assert cli.main(["train", f"experiment={experiment}", *words]) == 0
     assert json.loads((here / "runs/x/status.json").read_text())["step"] == 2
+
+
+def test_a_run_killed_before_its_first_checkpoint_still_loads_its_weights(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder already names the weights; taking its word would train from random ones."""
+    from segkit import train
+
+    calls: list[str] = []
+    real = train.load_backbone
+
+    def spy(backbone: object, pretrained: str, **rest: object) -> object:
+        calls.append(pretrained)
+        return real(backbone, pretrained, **rest)
+
+    monkeypatch.setattr(train, "load_backbone", spy)
+    assert cli.main(["train", *TINY]) == 0
+    assert cli.main(["train", *TINY, "resume=true"]) == 0
+    assert len(calls) == 1, "a run with checkpoints takes its weights from them"
+    for path in (here / "runs/tiny/checkpoints").glob("step-*"):
+        shutil.rmtree(path)
+    (here / "runs/tiny/metrics.jsonl").write_bytes(b"")
+    assert cli.main(["train", *TINY, "resume=true"]) == 0
+    assert len(calls) == 2
+
+
+def test_two_protocols_do_not_share_a_score_file(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
+    words = ["eval", "ckpt=runs/tiny", "workers=0"]
+    shutil.rmtree(trained / "runs/tiny/scores", ignore_errors=True)
+    for extra in (
+        ["eval.pad=49"],
+        ["eval.pad=65"],
+        ["eval.limit=1"],
+        ["tta.scales=[1]", "ms=true"],
+    ):
+        assert cli.main([*words, *extra]) == 0
+    assert len(list(trained.glob("runs/tiny/scores/*/score.json"))) == 4
+
+
+def test_a_refused_augmentation_leaves_no_run(here: Path) -> None:
+    assert cli.main(["train", *TINY, "augment.extra=[Nope]"]) == 2
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.slow
+def test_the_quickstart_beats_colour(here: Path) -> None:
+    assert cli.main(["train", "experiment=quickstart"]) == 0
+    assert cli.main(["eval", "os=8", "ms=true", "flip=true", "eval.colour_baseline=true"]) == 0
+    (score,) = here.glob("runs/*/scores/*/score.json")
+    found = json.loads(score.read_text())
+    assert found["colour_baseline"] <= 0.25
+    assert found["miou"] >= max(0.35, 2 * found["colour_baseline"])

@@ -1,11 +1,12 @@
 """``segkit COMMAND [key=value ...]``: dispatch, help and exit codes. Imports nothing heavy."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from segkit.errors import ConfigError, ExitCode, SegkitError, one_line
+from segkit.errors import ConfigError, ExitCode, Interrupted, SegkitError, one_line
 
 COMMANDS = {
     "train": "train a model (stages, validation, checkpoints, exact resume)",
@@ -66,6 +67,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 def entry() -> None:
     """The console script."""
+    # Until a task takes the signals over: a stop during imports is a stop, with its line and code.
+    signal.signal(signal.SIGTERM, _terminated)
     code = main(sys.argv[1:])
     try:
         if sys.stdout is not None:  # `>&-`: there is none
@@ -73,6 +76,10 @@ def entry() -> None:
     except BrokenPipeError:  # `segkit ... | head -1`: the reader left, which is no fault of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _terminated(number: int, frame: object) -> None:  # noqa: ARG001
+    raise Interrupted("SIGTERM", "", "stopped before anything was saved")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -127,6 +134,9 @@ def dispatch(argv: list[str]) -> int:
 
         print(command_help(call.command, COMMANDS[call.command], call.config_dir))
         return ExitCode.OK
+    if call.multirun and (call.show or call.command == "predict"):
+        what = "--cfg" if call.show else "predict"
+        raise ConfigError("USAGE", "-m", f"does not go together with {what}", "leave one out")
     if call.multirun:
         from segkit.sweep import sweep
 

@@ -36,8 +36,6 @@ UNHASHED = (
         "densecrf",
         "log",
         "eval.pictures",
-        "eval.limit",
-        "eval.split",
         "eval.save_predictions",
     ),
     *("eval.colour_baseline", "checkpoint", "dataset.root", "dataset.cache"),
@@ -108,6 +106,8 @@ def plain(
     known = {f.name for f in fields(ROOTS[command])}
     if added := sorted(str(k) for k in values if k not in known):  # `+key=` steps past the schema
         raise ConfigError("UNKNOWN-KEY", added[0], "no such key", nearest(added[0], known)[2:])
+    if gone := sorted(known - values.keys()):  # `~key` takes a key away
+        raise ConfigError("MISSING", gone[0], "has no value", f"type {gone[0]}=...")
     return Composed({str(k): v for k, v in values.items()}, chosen, config_dir, tuple(typed))
 
 

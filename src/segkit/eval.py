@@ -19,7 +19,7 @@ from segkit.engine.signals import Stop, StopRequested, stopping
 from segkit.errors import ConfigError, ExitCode
 from segkit.metrics import iou, mean_iou
 from segkit.protocol import crf_pool, predictor_of, sign, slug
-from segkit.report.names import prediction_path, write_whole
+from segkit.report.names import make_folder, prediction_path, write_whole
 from segkit.report.pictures import encode_png, palette_png, panel
 from segkit.report.signature import Signature, score_document, score_line
 from segkit.report.tables import print_class_table
@@ -35,19 +35,19 @@ def main(composed: Composed) -> int:
     trained = restored.load(path, os=values["os"], device=device, config_dir=composed.config_dir)
     values = restored.inherit(composed, trained.config)
     check_protocol(values, trained)
-    split = values["eval"]["split"] or values["dataset"]["val_split"]
-    dataset = parts.dataset_of(values, split)
+    dataset = parts.scored_set(values)
     check_labels(dataset, trained)
-    out = Path(values["out"]) if values["out"] else trained.run / "scores" / slug(values, split)
-    out.mkdir(parents=True, exist_ok=True)
+    out = Path(values["out"]) if values["out"] else trained.run / "scores" / slug(values, trained)
+    make_folder(out)
+    # Before the evaluation: an interruption here costs seconds, and none of its result.
+    baseline = colour_baseline(dataset, values) if values["eval"]["colour_baseline"] else None
 
     with stopping() as stop:
         try:
             score = run(dataset, trained, values, device, out, stop)
         except StopRequested:
             raise stop.interrupted(out, "evaluation stopped, no score written") from None
-    baseline = colour_baseline(dataset, values) if values["eval"]["colour_baseline"] else None
-    signature = sign(score, split, trained, values, device)
+    signature = sign(score, trained, values, device)
     report(score, signature, dataset, baseline, out)
     return ExitCode.OK
 
@@ -65,11 +65,10 @@ def run(
 ) -> Score:
     """One pass over the data set; with ``crf=true`` the CRF pool works beside the network."""
     predictor = predictor_of(trained, values, device)
-    limit = values["eval"]["limit"]
-    total = min(len(dataset), limit or len(dataset))
+    total = len(dataset)
     with ExitStack() as stack:
         samples = eval_samples(
-            Head(dataset, total),
+            dataset,
             mean=trained.net.pixels.mean,
             std=trained.net.pixels.std,
             workers=parts.workers_of(values),
@@ -95,20 +94,10 @@ def run(
         )
 
 
-class Head:
-    """The first ``count`` samples of a data set."""
-
-    def __init__(self, dataset: Dataset, count: int) -> None:
-        self.labels, self.ids, self.read = dataset.labels, dataset.ids[:count], dataset.read
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
 def colour_baseline(dataset: Dataset, values: parts.Values) -> float:
     """mIoU of a per-pixel RGB histogram classifier fitted on the training images."""
     train = parts.dataset_of(values, values["dataset"]["train_split"])
-    miou, _ = colour_miou(train, dataset)
+    miou, _ = colour_miou(train, dataset, limit=max(len(train), len(dataset)))
     return miou
 
 
@@ -157,7 +146,7 @@ def report(
     print_class_table(per_class, miou)
     print(f"score: {out / 'score.json'}")
     if baseline is not None:
-        print(f"RGB histogram classifier fitted on the same images: mIoU {100 * baseline:.2f}")
+        print(f"RGB histogram classifier fitted on the training images: mIoU {100 * baseline:.2f}")
     print(score_line(miou, signature), flush=True)
 
 

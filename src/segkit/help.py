@@ -9,7 +9,7 @@ from segkit.schema import ROOTS
 def command_help(command: str, summary: str, config_dir: str | None = None) -> str:
     """The page as text."""
     root = ROOTS[command]
-    groups = GROUPS if command == "train" else ("dataset", "os", "runtime")
+    groups = {"train": GROUPS, "eval": ("dataset", "os", "runtime")}.get(command, ("os", "runtime"))
     lines = [f"segkit {command} [key=value ...]: {summary}", "", "groups"]
     lines += [f"  {g:<18} {' '.join(choices_of(g, config_dir))}" for g in groups]
     lines += ["", "keys"]

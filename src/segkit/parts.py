@@ -50,10 +50,35 @@ def cores() -> int:
 def dataset_of(values: Values, split: str) -> Dataset:
     """The data set's ``split``; what stands under ``dataset.val`` holds for the val split only."""
     node = dict(values["dataset"])
+    own = node.get("val") or {}
+    if not isinstance(own, Mapping):
+        raise ConfigError("TYPE", "dataset.val", f"{own!r} is not a set of keys", "{count: 60}")
     if split == node.get("val_split"):
-        node |= node.get("val") or {}
+        node |= own
     dataset: Dataset = instantiate.partial(node, "dataset")(split=split)
     return dataset
+
+
+def scored_set(values: Values) -> Dataset:
+    """What is evaluated: ``eval.split`` (null: the val split), cut to ``eval.limit`` images."""
+    dataset = dataset_of(values, split_of(values))
+    limit = values["eval"]["limit"]
+    return dataset if limit is None else Head(dataset, min(limit, len(dataset)))
+
+
+def split_of(values: Values) -> str:
+    """The split that is evaluated."""
+    return str(values["eval"]["split"] or values["dataset"]["val_split"])
+
+
+class Head:
+    """The first ``count`` samples of a data set."""
+
+    def __init__(self, dataset: Dataset, count: int) -> None:
+        self.labels, self.ids, self.read = dataset.labels, dataset.ids[:count], dataset.read
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 def network_of(values: Values, num_classes: int, output_stride: int) -> Segmenter:

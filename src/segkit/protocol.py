@@ -1,5 +1,7 @@
 """A protocol: how a trained network is asked, and the words that sign what came out."""
 
+import hashlib
+import json
 from dataclasses import fields
 from typing import Any
 
@@ -7,7 +9,7 @@ import torch
 
 import segkit
 from segkit import parts
-from segkit.config import digest
+from segkit.config import flatten
 from segkit.engine.evaluate import Score
 from segkit.inference.crf import DenseCrf
 from segkit.inference.crf_pool import CrfPool
@@ -43,26 +45,36 @@ def crf_pool(values: parts.Values) -> CrfPool[Any]:
     return CrfPool(crf_of(values), workers=parts.cores())
 
 
-def slug(values: parts.Values, split: str) -> str:
-    """A folder name for a protocol: ``val-os8-ms-flip-crf``."""
+def slug(values: parts.Values, trained: Trained) -> str:
+    """A folder name for a protocol: ``camvid-val-os8-ms-flip-crf-1a2b3c``.
+
+    The hash is over everything that can change the score, so that no score replaces another's.
+    """
     flags = [name for name in ("ms", "flip", "crf") if values[name]]
     own = [f"os{values['os']}"] if values["os"] else []
-    best = ["best"] if values["ckpt_kind"] == "best" else []
-    data = [values["dataset"]["name"]] if values["dataset"] else []
-    return "-".join([*data, split, *own, *flags, *best])
+    asked = {k: values[k] for k in ("tta", "densecrf", "eval", "dataset", "precision", "device")}
+    exact = hashlib.sha256(json.dumps([asked, trained.step], sort_keys=True, default=str).encode())
+    data = [values["dataset"]["name"], parts.split_of(values)]
+    return "-".join([*data, *own, *flags, exact.hexdigest()[:6]])
 
 
-def sign(
-    score: Score, split: str, trained: Trained, values: parts.Values, device: torch.device
-) -> Signature:
+def data_name(values: parts.Values, trained: Trained) -> str:
+    """The data set, with the arguments in which it differs from the run's own."""
+    mine, own = flatten(values["dataset"]), flatten(trained.config.values["dataset"])
+    free = ("name", "_target_", "root", "cache", "train_split", "val_split")
+    changed = [f"{k}:{mine[k]}" for k in mine if k not in free and mine[k] != own.get(k)]
+    return f"{mine['name']}({','.join(changed)})" if changed else str(mine["name"])
+
+
+def sign(score: Score, trained: Trained, values: parts.Values, device: torch.device) -> Signature:
     """Everything that could change the number."""
     config, net = trained.config, trained.net
     crf = {k: v for k, v in values["densecrf"].items() if v is not None} if values["crf"] else None
     origin = trained.weights
     named = [origin.get("file"), str(origin.get("sha256") or "")[:8]]
     return Signature(
-        dataset=values["dataset"]["name"],
-        split=split,
+        dataset=data_name(values, trained),
+        split=parts.split_of(values),
         images=score.images,
         model=config.choices["model"],
         backbone=config.choices["backbone"],
@@ -75,12 +87,12 @@ def sign(
         flip=values["flip"],
         crf=crf,
         weights=":".join([str(origin.get("kind", "unknown")), *(n for n in named if n)]),
-        checkpoint=values["ckpt_kind"],
+        checkpoint=trained.kind,
         step=trained.step,
         seed=config.values["seed"],
         precision=parts.precision_of(values, device),
         device=device.type,
         segkit=segkit.__version__,
         torch=torch.__version__,
-        config=digest(config.values),
+        config=trained.digest,
     )

@@ -13,10 +13,10 @@ import yaml
 
 import segkit
 from segkit import parts
-from segkit.config import Composed, differences
+from segkit.config import Composed, differences, identity
 from segkit.data.labels import LabelSet
 from segkit.engine.record import Run
-from segkit.errors import ConfigError
+from segkit.errors import CheckpointError, ConfigError
 from segkit.randomness import integer
 
 
@@ -86,6 +86,12 @@ def check_resume(folder: Path, composed: Composed) -> None:
     values = composed.values
     if not values["resume"]:
         return
+    unknown = [k for k in values["resume_allow"] if k not in identity(values)]
+    if unknown:
+        raise ConfigError("UNKNOWN-KEY", "resume_allow", f"no such key: {', '.join(unknown)}")
+    if (folder / "run.json").is_file() and not stored_values(folder):
+        fix = "put the file back, or start another run with name=..."
+        raise CheckpointError("DAMAGED", folder / "config.yaml", "is missing or unreadable", fix)
     if (folder / "config.yaml").is_file():
         changed = differences(stored_values(folder), values)
         refused = {k: v for k, v in changed.items() if k not in values["resume_allow"]}

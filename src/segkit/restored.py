@@ -1,7 +1,9 @@
 """A trained network out of a run: which checkpoint, which config, whose data."""
 
+import copy
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 import yaml
 
 from segkit import parts
-from segkit.config import Composed, restore
+from segkit.config import Composed, digest, restore
 from segkit.data.labels import LabelSet
 from segkit.engine import checkpoint
 from segkit.engine.record import read_status
@@ -34,6 +36,17 @@ class Trained:
     step: int
     train_os: tuple[int, ...]
     weights: Mapping[str, Any]
+    digest: str
+
+    @property
+    def kind(self) -> str:
+        """``last`` or ``best`` where the checkpoint is that of its run, else ``step``."""
+        found = checkpoint.steps(self.path.parent)
+        if found and found[0] == self.path:
+            return "last"
+        with suppress(CheckpointError):
+            return "best" if checkpoint.best(self.run) == self.path else "step"
+        return "step"
 
 
 def find(ckpt: str | None, runs: str, kind: str) -> Path:
@@ -92,6 +105,8 @@ def load(path: Path, *, os: int | None, device: torch.device, config_dir: str | 
         step=saved.step,
         train_os=train_os,
         weights=saved.config.get("weights") or {},
+        # Over the values as stored: a key that segkit gained since is no part of that run.
+        digest=digest(saved.config["values"]),
     )
 
 
@@ -99,13 +114,15 @@ def inherit(command: Composed, run: Composed) -> dict[str, Any]:
     """The command's values; what was not typed about data and protocol comes from the run."""
     values = dict(command.values)
     if values.get("dataset") is not None:  # another data set brings its own protocol
+        values["dataset"] = dict(values["dataset"]) | {"name": command.choices["dataset"]}
         return values
     typed = {o.split("=")[0].lstrip("+~") for o in command.typed}
     for node in INHERITED:
         mine = dict(values[node])
         shared = run.values[node].keys() & mine.keys()
         values[node] = mine | {k: run.values[node][k] for k in shared if f"{node}.{k}" not in typed}
-    values["dataset"] = with_typed(dict(run.values["dataset"]), command.typed)
+    values["dataset"] = with_typed(copy.deepcopy(run.values["dataset"]), command.typed)
+    values["dataset"]["name"] = run.choices["dataset"]  # a label that a signature can trust
     return values
 
 
@@ -116,6 +133,11 @@ def with_typed(dataset: dict[str, Any], typed: tuple[str, ...]) -> dict[str, Any
     """
     for override in typed:
         key, _, text = override.partition("=")
-        if key.startswith("dataset."):
-            dataset[key.removeprefix("dataset.")] = yaml.safe_load(text)
+        if not key.startswith("dataset."):
+            continue
+        *nodes, name = key.removeprefix("dataset.").split(".")
+        node = dataset
+        for part in nodes:
+            node = node.setdefault(part, {})
+        node[name] = yaml.safe_load(text)
     return dataset

@@ -138,7 +138,7 @@ def check_device(device: str) -> Iterator[ConfigError]:
 
 def check_name(name: str | None) -> Iterator[ConfigError]:
     """A run's name is the name of one folder: it must not lead anywhere else."""
-    if name is None or re.fullmatch(r"[^./\0\s][^/\0]*", name):
+    if name is None or re.fullmatch(r"[^./\0\s][^/\0]*", str(name)):
         return
     yield ConfigError("NAME", "name", f"{name!r}", "one folder name, without / or a leading dot")
 

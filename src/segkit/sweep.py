@@ -20,7 +20,7 @@ from segkit.config import (
     register_schemas,
     translate,
 )
-from segkit.errors import ConfigError, SegkitError
+from segkit.errors import ConfigError, Interrupted, SegkitError
 
 
 def sweep(
@@ -76,6 +76,8 @@ def run_job(
     from segkit.rules import check
 
     typed = " ".join(HydraConfig.get().overrides.task)
+    if failed and isinstance(failed[-1][1], Interrupted):
+        raise failed[-1][1]  # a stop is for the whole sweep; Hydra itself would go on
     try:
         composed = plain_job(cfg, command, config_dir)
         check(composed.values)
@@ -97,6 +99,8 @@ def plain_job(cfg: DictConfig, command: str, config_dir: str | None) -> Any:
 
 
 def sweep_error(failed: Sequence[tuple[str, SegkitError]]) -> SegkitError:
+    if isinstance(failed[-1][1], Interrupted):
+        return failed[-1][1]
     names = "; ".join(f"[{typed}] {error.id}" for typed, error in failed)
     first = failed[0][1]
     error = ConfigError("SWEEP", "sweep", f"{len(failed)} of the jobs failed: {names}")

@@ -16,6 +16,7 @@ from segkit import parts
 from segkit.config import Composed, run_name
 from segkit.data.loader import Dataset, EvalSample, eval_samples, train_batches
 from segkit.data.transforms import TrainTransform
+from segkit.engine import checkpoint
 from segkit.engine.evaluate import evaluate
 from segkit.engine.loop import Settings, StagePlan, train
 from segkit.engine.record import Run
@@ -23,6 +24,7 @@ from segkit.engine.signals import Stop, stopping
 from segkit.errors import ExitCode
 from segkit.inference.multiscale import Predictor
 from segkit.metrics import iou, mean_iou, pixel_accuracy
+from segkit.models.contracts import IMAGENET_PIXELS
 from segkit.models.segmenter import Segmenter
 from segkit.models.weights import load_backbone
 from segkit.optim import set_learning_rate, sgd
@@ -38,9 +40,10 @@ def main(composed: Composed) -> int:
     """Train what ``composed`` describes; returns the exit code or raises a ``SegkitError``."""
     values = composed.values
     parts.check_network(values)
+    transform_of(values, start=None, ignore_label=255)  # its own errors, before data is read
     stages = parts.stages_of(values)
     train_sets = {s["split"]: parts.dataset_of(values, s["split"]) for s in stages}
-    val_set = parts.dataset_of(values, values["dataset"]["val_split"])
+    val_set = parts.scored_set(values)
     device = parts.device_of(values)
     parts.deterministic(values["deterministic"])
     net = fresh_network(values, val_set.labels.num_classes, stages[0]["os"])
@@ -80,9 +83,13 @@ def fresh_network(values: parts.Values, num_classes: int, output_stride: int) ->
 
 
 def weights_of(folder: Path, net: Segmenter, values: parts.Values) -> dict[str, Any]:
-    """Load the pretrained backbone and say from where; a resumed run keeps its own word for it."""
+    """Load the pretrained backbone and say from where.
+
+    A run that has a checkpoint takes its weights from there and keeps its own word for their
+    origin. One that was killed before its first checkpoint has nothing but a folder: it loads.
+    """
     known = environment_before(folder).get("weights")
-    if values["resume"] and known:
+    if values["resume"] and known and checkpoint.steps(folder / "checkpoints"):
         return dict(known)
     origin = load_backbone(
         net.backbone,
@@ -106,15 +113,9 @@ def plan(
     stop: Stop,
 ) -> StagePlan:
     """One stage of the schedule as the engine wants it."""
-    schedule, augment, policy = values["schedule"], values["augment"], parts.policy_of(values)
+    schedule, policy = values["schedule"], parts.policy_of(values)
     labels, steps = dataset.labels, stage["steps"]
-    transform = TrainTransform(
-        **{k: v for k, v in augment.items() if k != "extra"},
-        ignore_label=labels.ignore_label,
-        mean=start.pixels.mean,
-        std=start.pixels.std,
-        extra=augment["extra"],
-    )
+    transform = transform_of(values, start, labels.ignore_label)
 
     def make_model() -> Segmenter:
         # The first stage begins with the pretrained start; later ones are given their weights.
@@ -151,6 +152,16 @@ def plan(
         set_learning_rate=set_learning_rate,
         loss=parts.loss_of(values, labels),
         batches=batches,
+    )
+
+
+def transform_of(
+    values: parts.Values, start: Segmenter | None, ignore_label: int
+) -> TrainTransform:
+    """The training augmentation, normalised as the network ``start`` expects its pixels."""
+    pixels = start.pixels if start else IMAGENET_PIXELS
+    return TrainTransform(
+        **values["augment"], ignore_label=ignore_label, mean=pixels.mean, std=pixels.std
     )
 
 

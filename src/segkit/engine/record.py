@@ -162,8 +162,9 @@ class Run:
             append(self.folder / name, b"".join(map(_line, rows)))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All rows of ``metrics.jsonl``."""
-        return [json.loads(line) for line in (self.folder / "metrics.jsonl").open("rb")]
+        """All whole rows of ``metrics.jsonl``."""
+        lines = (self.folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Show ``values`` in TensorBoard."""

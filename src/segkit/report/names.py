@@ -47,12 +47,12 @@ def prediction_path(out: Path, name: PurePath | str, suffix: str = ".png") -> Pa
     """
     parts = _checked_parts(str(name), suffix)
     folder = out
-    _make_folder(folder)
+    make_folder(folder)
     for part in parts[:-1]:
         folder = folder / part
         if folder.is_symlink():
             raise RefusedError("PATH-LINK", folder, "is a link", "remove it or choose another out=")
-        _make_folder(folder)
+        make_folder(folder)
     path = folder / (parts[-1] + suffix)
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise RefusedError("PATH-LINK", path, "is not a plain file", "remove it or choose out=")
@@ -96,7 +96,7 @@ def _refused(name: str, what: str) -> RefusedError:
     return RefusedError("PATH", name, what, "rename the input")
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     with _faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
