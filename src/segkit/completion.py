@@ -15,6 +15,7 @@ from pathlib import Path
 from segkit.cli import COMMANDS, FLAGS
 from segkit.conf_files import GROUPS, choices_of, nearest
 from segkit.errors import ConfigError, ExitCode
+from segkit.schema import CHOICES as VALUE_CHOICES
 from segkit.schema import ROOTS
 
 # In bash, "=" and ":" break a word: readline replaces what stands after the last one only.
@@ -79,16 +80,11 @@ segkit completion bash|zsh|fish: print the completion script of a shell; to inst
 OPTIONS = ("--help", "--cfg", "--multirun", "--config-dir", "--trust")
 OWN_WORDS = {"doctor": ("--json", "--help", "runs="), "completion": (*SCRIPTS, "--help")}
 
-# The choices of rules.py, which imports too much for a TAB; tests/test_completion.py compares.
+# What TAB offers after KEY=: the closed vocabularies, and two keys that also take other words.
 CHOICES: dict[str, tuple[str, ...]] = {
     "device": ("auto", "cpu", "cuda"),
     "pretrained": ("imagenet", "none"),
-    "precision": ("auto", "fp32", "bf16"),
-    "ckpt_kind": ("last", "best"),
-    "tta.fusion": ("mean", "max"),
-    "densecrf.backend": ("pydensecrf",),
-    "densecrf.normalization": ("after", "before", "symmetric", "none"),
-    "schedule.policy": ("poly", "step", "constant"),
+    **{key: words for key, words in VALUE_CHOICES.items() if "*" not in key},
 }
 
 

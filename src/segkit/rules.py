@@ -10,19 +10,9 @@ from typing import Any
 
 from segkit.config import flatten
 from segkit.errors import ConfigError
+from segkit.schema import CHOICES
 
 Check = Callable[[Any], bool]
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "precision": ("auto", "fp32", "bf16"),
-    "ckpt_kind": ("last", "best"),
-    "tta.fusion": ("mean", "max"),
-    "densecrf.backend": ("pydensecrf",),
-    "densecrf.normalization": ("after", "before", "symmetric", "none"),
-    "schedule.policy": ("poly", "step", "constant"),
-    "schedule.stages.*.bn": ("train", "frozen_stats", "frozen"),
-    "schedule.rules.*.kind": ("any", "weight", "depthwise", "bias", "norm"),
-}
 
 
 def positive(value: Any) -> bool:

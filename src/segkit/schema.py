@@ -11,6 +11,19 @@ from typing import Any
 MISSING: Any = "???"  # OmegaConf's own word for "must be given"
 
 
+# Keys whose values are a closed vocabulary; ``*`` stands for a number in a list.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "precision": ("auto", "fp32", "bf16"),
+    "ckpt_kind": ("last", "best"),
+    "tta.fusion": ("mean", "max"),
+    "densecrf.backend": ("pydensecrf",),
+    "densecrf.normalization": ("after", "before", "symmetric", "none"),
+    "schedule.policy": ("poly", "step", "constant"),
+    "schedule.stages.*.bn": ("train", "frozen_stats", "frozen"),
+    "schedule.rules.*.kind": ("any", "weight", "depthwise", "bias", "norm"),
+}
+
+
 def doc(text: str, default: Any = None) -> Any:
     """A field with the one-line help that ``--help`` prints."""
     if isinstance(default, list | dict):
