@@ -31,6 +31,12 @@ test: $(ENV) ## run the tests (all but the slow ones)
 test-slow: $(ENV) ## run the slow tests
 	$(BIN)/python -m pytest -m 'slow and not gpu'
 
+test-faults: $(ENV) ## run the fault suite: kills, full disks, dead ranks, crafted files, mutants (20 minutes)
+	SEGKIT_FIGURES=docs/results/reliability.json $(BIN)/python -m pytest tests/faults -m 'faults or not long' --durations=10
+
+test-long: $(ENV) ## run the long rows of the fault suite (an hour)
+	SEGKIT_FIGURES=docs/results/reliability.json $(BIN)/python -m pytest tests/faults -m long --durations=10
+
 test-gpu: $(ENV) ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
@@ -52,4 +58,4 @@ pins: $(ENV) ## refresh the pinned versions in requirements/
 clean: ## remove the environment and caches (runs stay)
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help env quickstart test test-slow test-gpu lint format results pins clean
+.PHONY: help env quickstart test test-slow test-faults test-long test-gpu lint format results pins clean
