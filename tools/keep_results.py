@@ -21,8 +21,8 @@ from PIL import Image
 from segkit import parts
 from segkit.data.loader import Dataset
 from segkit.report.curves import write_curve
-from segkit.report.names import write_whole
 from segkit.report.pictures import encode_png, panel
+from segkit.whole_files import write_whole
 
 
 def main() -> None:

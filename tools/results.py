@@ -17,9 +17,9 @@ from typing import Any
 from urllib.parse import quote
 
 from segkit.errors import DataError, SegkitError
-from segkit.report.names import write_whole
 from segkit.report.signature import Signature, percent, score_line
 from segkit.report.tables import markdown_table, markdown_text
+from segkit.whole_files import write_whole
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 RESULTS = Path("docs/results")

@@ -19,11 +19,12 @@ from segkit.engine.signals import Stop, StopRequested, stopping
 from segkit.errors import ConfigError, ExitCode
 from segkit.metrics import iou, mean_iou
 from segkit.protocol import crf_pool, predictor_of, sign, slug
-from segkit.report.names import make_folder, prediction_path, write_whole
+from segkit.report.names import make_folder, prediction_path
 from segkit.report.pictures import encode_png, palette_png, panel
 from segkit.report.signature import Signature, score_document, score_line
 from segkit.report.tables import print_class_table
 from segkit.restored import Trained
+from segkit.whole_files import write_whole
 
 
 def main(composed: Composed) -> int:

@@ -20,9 +20,10 @@ from segkit.data.normalise import normalise
 from segkit.engine.signals import Stop, StopRequested, stopping
 from segkit.errors import ConfigError, DataError, ExitCode
 from segkit.protocol import crf_pool, predictor_of
-from segkit.report.names import prediction_path, relative_names, write_whole
+from segkit.report.names import prediction_path, relative_names
 from segkit.report.pictures import encode_png, overlay, palette_png
 from segkit.restored import Trained
+from segkit.whole_files import write_whole
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 

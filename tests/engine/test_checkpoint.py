@@ -15,7 +15,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from segkit.engine import checkpoint, files
+from segkit import whole_files
+from segkit.engine import checkpoint
 from segkit.engine.seal import digest, seal
 from segkit.errors import CheckpointError, EnvironmentFault, NumericsError, SegkitError
 
@@ -320,12 +321,12 @@ def test_what_the_disk_altered_is_noticed_before_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, 4)
-    honest = files.write_all
+    honest = whole_files.write_all
 
     def rotten(handle: int, data: bytes) -> None:
         honest(handle, data[:-1] + b"\0")
 
-    monkeypatch.setattr(files, "write_all", rotten)
+    monkeypatch.setattr(whole_files, "write_all", rotten)
     with pytest.raises(EnvironmentFault, match="differs"):
         save(tmp_path, 5)
     assert checkpoint.newest(tmp_path).name == "step-00000004"

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import toy_training as toy
 
-from segkit.engine.files import atomic_write, clean
 from segkit.engine.loop import train
 from segkit.engine.record import read_status
 from segkit.engine.signals import Stop
 from segkit.errors import CheckpointError, ConfigError, EnvironmentFault
+from segkit.whole_files import clean, write_whole
 
 
 def test_a_new_run_writes_what_it_was_given(tmp_path: Path) -> None:
@@ -212,14 +212,14 @@ def test_tensorboard_shows_the_run_and_nothing_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("waiting", ["file", "link", "dangling link"])
-def test_atomic_write_replaces_but_never_follows(tmp_path: Path, waiting: str) -> None:
+def test_write_whole_replaces_but_never_follows(tmp_path: Path, waiting: str) -> None:
     target, victim = tmp_path / "status.json", tmp_path / "victim"
     victim.write_text("precious")
     if waiting == "file":
         target.write_text("old")
     else:
         target.symlink_to(victim if waiting == "link" else tmp_path / "nowhere")
-    atomic_write(target, b"new")
+    write_whole(target, b"new")
     assert target.read_bytes() == b"new"
     assert not target.is_symlink()
     assert victim.read_text() == "precious"

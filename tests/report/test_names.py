@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from segkit.errors import EnvironmentFault, RefusedError
-from segkit.report.names import prediction_path, relative_names, write_whole
+from segkit.report.names import prediction_path, relative_names
+from segkit.whole_files import write_whole
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segkit.engine.files import atomic_write, faults, sync_folder, temporary, write_new
 from segkit.engine.seal import digest, seal, tensor_bytes, tensors_from, unseal
 from segkit.errors import CheckpointError, SegkitError
+from segkit.whole_files import faults, sync_folder, temporary, write_new, write_whole
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
@@ -109,7 +109,7 @@ def _remove(folder: Path) -> None:
 
 
 def _point(pointer: Path, target: Path) -> None:
-    atomic_write(pointer, seal({"checkpoint": target.name}))
+    write_whole(pointer, seal({"checkpoint": target.name}))
 
 
 def mark_best(path: Path) -> None:

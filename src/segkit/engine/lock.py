@@ -6,8 +6,8 @@ import os
 import platform
 from pathlib import Path
 
-from segkit.engine.files import faults, write_all
 from segkit.errors import EnvironmentFault
+from segkit.whole_files import faults, write_all
 
 
 class Lock:

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from segkit.engine.files import append, atomic_write, clean, faults
 from segkit.engine.lock import Lock
 from segkit.errors import (
     CheckpointError,
@@ -25,6 +24,7 @@ from segkit.errors import (
     Interrupted,
     SegkitError,
 )
+from segkit.whole_files import append, clean, faults, write_whole
 
 # What an unused folder may hold: a caller may have put its log there already.
 _HARMLESS = {".lock", "logs"}
@@ -147,7 +147,7 @@ class Run:
         """Replace ``status.json``: what was there, updated."""
         self.check()
         self._status = {"code": None, "error_id": None, **self._status, "state": state, **values}
-        atomic_write(self.folder / "status.json", _json(self._status))
+        write_whole(self.folder / "status.json", _json(self._status))
 
     def log_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows of deterministic values, each with its ``step``, and wait for the disk."""
@@ -182,7 +182,7 @@ class Run:
     def write_log(self, name: str, text: str) -> Path:
         """Put ``text`` into ``logs/name``."""
         self.check()
-        atomic_write(self.folder / "logs" / name, text.encode())
+        write_whole(self.folder / "logs" / name, text.encode())
         return self.folder / "logs" / name
 
     def __enter__(self) -> Self:
@@ -253,11 +253,11 @@ def _create(folder: Path, texts: Mapping[str, bytes], run_id: str) -> None:
         for name in ("checkpoints", "logs", "tb"):
             (folder / name).mkdir(exist_ok=True)
     for name, text in texts.items():
-        atomic_write(folder / name, text)
+        write_whole(folder / name, text)
     for name in ("metrics.jsonl", "timing.jsonl"):
-        atomic_write(folder / name, b"")
+        write_whole(folder / name, b"")
     # Last, for it says that the folder holds a run.
-    atomic_write(folder / "run.json", _json({"id": run_id}))
+    write_whole(folder / "run.json", _json({"id": run_id}))
 
 
 def _clean_up(folder: Path, notice: Callable[[str], None]) -> None:
@@ -281,7 +281,7 @@ def _cut_back(path: Path, step: int) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     if not path.is_file() or _content(path) != data:
-        atomic_write(path, data)
+        write_whole(path, data)
 
 
 def _content(path: Path) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segkit.report.names import write_whole
+from segkit.whole_files import write_whole
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import; only a drawn curve needs it
     from matplotlib.axes import Axes

@@ -1,13 +1,12 @@
 """Where results of a prediction are written: inside the output folder, one name per input."""
 
 import os
-import secrets
 import unicodedata
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
-from segkit.errors import EnvironmentFault, RefusedError
+from segkit.errors import RefusedError
+from segkit.whole_files import faults
 
 # Device names that Windows reserves in every folder, with any extension.
 _DEVICES = {"CON", "PRN", "AUX", "NUL"}
@@ -59,22 +58,6 @@ def prediction_path(out: Path, name: PurePath | str, suffix: str = ".png") -> Pa
     return path
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path``: the file is whole or absent, and a link there is not followed."""
-    fresh = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-    with _faults(path):
-        try:
-            with os.fdopen(os.open(fresh, flags, 0o666), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
-        finally:
-            with suppress(OSError):
-                fresh.unlink()
-
-
 def _checked_parts(name: str, suffix: str) -> tuple[str, ...]:
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     parts = posix.parts
@@ -97,19 +80,8 @@ def _refused(name: str, what: str) -> RefusedError:
 
 
 def make_folder(folder: Path) -> None:
-    with _faults(folder):
+    with faults(folder, 0):
         folder.mkdir(parents=True, exist_ok=True)
-
-
-@contextmanager
-def _faults(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as fault:
-        reason = fault.strerror or str(fault)
-        raise EnvironmentFault(
-            "WRITE", path, f"cannot be written: {reason}", "free it or out="
-        ) from fault
 
 
 def _key(name: PurePosixPath) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from segkit.errors import one_line
-from segkit.report.names import write_whole
+from segkit.whole_files import write_whole
 
 Rgb = NDArray[np.uint8]
 Labels = NDArray[np.integer]

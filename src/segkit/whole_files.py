@@ -1,4 +1,7 @@
-"""Files that are whole or absent: every write under a final name goes through here."""
+"""Files that are whole or absent: every write under a final name goes through here.
+
+A leaf: checkpoints and run records, predictions and reports are written by the same few lines.
+"""
 
 import errno
 import os
@@ -10,18 +13,22 @@ from pathlib import Path
 
 from segkit.errors import EnvironmentFault
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def temporary(path: Path) -> Path:
-    """A name beside ``path`` that nobody can have waited at; ``clean`` removes left-overs."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    """A name beside ``path`` that nobody can have waited at; ``clean`` removes left-overs.
+
+    Only the start of the own name: a file's may be as long as the file system takes.
+    """
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.tmp")
 
 
-def atomic_write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Put ``data`` at ``path``: after a kill at any moment the old content or the new is there.
 
-    Raises EnvironmentFault (disk full, unwritable, folder gone), with ``path`` untouched.
+    A link at ``path`` is replaced, never followed. Raises EnvironmentFault (disk full,
+    unwritable, folder gone), with ``path`` untouched.
     """
     fresh = temporary(path)
     with faults(path, len(data)):
@@ -43,12 +50,20 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add ``data`` to an existing file and wait for the disk; a missing file stays missing."""
+    """Add all of ``data`` to an existing file and wait for the disk, or (raising) none of it.
+
+    A missing file stays missing.
+    """
     with faults(path, len(data)):
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            write_all(handle, data)
-            os.fsync(handle)
+            size = os.fstat(handle).st_size
+            try:
+                write_all(handle, data)
+                os.fsync(handle)
+            except OSError:
+                os.ftruncate(handle, size)
+                raise
         finally:
             os.close(handle)
 
@@ -90,17 +105,21 @@ def faults(path: Path, needed: int) -> Iterator[None]:
 
 
 def _fault(error: OSError, path: Path, needed: int) -> EnvironmentFault:
-    if not path.parent.is_dir():
-        return EnvironmentFault(
-            "RUN-GONE", path.parent, "the folder disappeared while it was written to"
-        )
-    if error.errno in _FULL:
-        free = shutil.disk_usage(path.parent).free
+    if error.errno == errno.ENOENT and not path.parent.is_dir():
+        return EnvironmentFault("RUN-GONE", path.parent, "the folder is not there (any more)")
+    if error.errno in FULL:
         return EnvironmentFault(
             "DISK-FULL",
             path,
-            f"{os.strerror(error.errno)}: needs {needed} bytes, {free} are free",
-            "make room, then run the same command with resume=true",
+            f"{os.strerror(error.errno)}: needs {needed} bytes, {_free(path)} are free",
+            "make room, then type the command again (a training with resume=true)",
         )
     what = f"cannot be written ({error.strerror or error})"
     return EnvironmentFault("WRITE", path, what, f"needs {needed} bytes in a writable folder")
+
+
+def _free(path: Path) -> int:
+    """What the file system of ``path`` has left; 0 if the folder went with the room."""
+    with suppress(OSError):
+        return shutil.disk_usage(path.parent).free
+    return 0
