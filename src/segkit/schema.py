@@ -18,6 +18,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "tta.fusion": ("mean", "max"),
     "densecrf.backend": ("pydensecrf",),
     "densecrf.normalization": ("after", "before", "symmetric", "none"),
+    "checkpoint.on_error": ("stop", "warn"),
     "schedule.policy": ("poly", "step", "constant"),
     "schedule.stages.*.bn": ("train", "frozen_stats", "frozen"),
     "schedule.rules.*.kind": ("any", "weight", "depthwise", "bias", "norm"),
@@ -124,10 +125,14 @@ class DenseCrf:
 
 @dataclass
 class Checkpoints:
-    """How often a checkpoint is written and how many are kept (the best one always is)."""
+    """How often a checkpoint is written and how many are kept (the best one always is).
+
+    ``on_error``: a failed save ends the run (stop), or three in a row are only told (warn).
+    """
 
     every: int | None = None
     keep: int = 2
+    on_error: str = "stop"
 
 
 @dataclass

@@ -186,6 +186,7 @@ def settings_of(values: parts.Values, device: torch.device) -> Settings:
         validate_every=values["eval"]["every"],
         save_every=values["checkpoint"]["every"],
         keep=values["checkpoint"]["keep"],
+        on_save_error=values["checkpoint"]["on_error"],
         compile=parts.compiler_of(values, device),
     )
 

@@ -111,15 +111,15 @@ def _fault(error: OSError, path: Path, needed: int) -> EnvironmentFault:
         return EnvironmentFault(
             "DISK-FULL",
             path,
-            f"{os.strerror(error.errno)}: needs {needed} bytes, {_free(path)} are free",
+            f"{os.strerror(error.errno)}: needs {needed} bytes, {free_bytes(path.parent)} are free",
             "make room, then type the command again (a training with resume=true)",
         )
     what = f"cannot be written ({error.strerror or error})"
     return EnvironmentFault("WRITE", path, what, f"needs {needed} bytes in a writable folder")
 
 
-def _free(path: Path) -> int:
-    """What the file system of ``path`` has left; 0 if the folder went with the room."""
+def free_bytes(folder: Path) -> int:
+    """What the file system of ``folder`` has left; 0 if the folder went with the room."""
     with suppress(OSError):
-        return shutil.disk_usage(path.parent).free
+        return shutil.disk_usage(folder).free
     return 0

@@ -19,6 +19,7 @@ from segkit.engine import checkpoint
 from segkit.engine.journal import Journal, Step
 from segkit.engine.progress import Progress
 from segkit.engine.record import Run
+from segkit.engine.saving import Saving
 from segkit.engine.signals import Stop, StopRequested
 from segkit.engine.validation import Validation
 from segkit.errors import CheckpointError, ConfigError, DataError, EnvironmentFault
@@ -75,7 +76,8 @@ class StagePlan:
 class Settings:
     """What holds for the whole run. Periods are in updates; ``None`` is never.
 
-    ``keep`` checkpoints stay beside the best one. ``compile`` wraps the forward function
+    ``keep`` checkpoints stay beside the best one; ``on_save_error`` says whether a failed save
+    ends the run (see ``Saving``). ``compile`` wraps the forward function
     (``torch.compile``).
     """
 
@@ -86,6 +88,7 @@ class Settings:
     validate_every: int | None = None
     save_every: int | None = None
     keep: int = 1
+    on_save_error: Literal["stop", "warn"] = "stop"
     compile: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
 
 
@@ -120,6 +123,9 @@ def train(
     _tune(settings.device)
     run.begin(step)
     validation = Validation(run, validate, on_validation)
+    saving = Saving(
+        run, keep=settings.keep, on_error=settings.on_save_error, saved=validation.mark_best
+    )
 
     with closing(Progress(starts[-1], step)) as progress:
         journal = Journal(run, progress)
@@ -132,6 +138,8 @@ def train(
             if point and index == point.stage:
                 checkpoint.load_optimizer(model, optimizer, point.optimizer, point.path)
             update = Update(model, optimizer, plan, settings)
+            if index == 0 or point:
+                saving.warn_of_little_room(model, optimizer)
 
             with _closing(plan.batches(step - starts[index])) as batches:
                 while True:
@@ -145,7 +153,8 @@ def train(
                     due = step == 0 or ended or _due(settings.save_every, step, ended)
                     if (due or stop or validation.best_step == step) and saved != step:
                         journal.flush()
-                        _save(run, model, optimizer, step, index, settings, validation)
+                        last = bool(stop) or step == starts[-1]
+                        saving(model, optimizer, step, index, must=last)
                         saved = step
                     if stop:
                         raise stop.interrupted(run.folder, f"stopped and saved at step {step}",
@@ -307,31 +316,6 @@ def _model(
 
 def _due(every: int | None, step: int, ended: bool) -> bool:
     return every is not None and step > 0 and (step % every == 0 or ended)
-
-
-def _save(
-    run: Run,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    stage: int,
-    settings: Settings,
-    validation: Validation,
-) -> None:
-    run.check()
-    path = checkpoint.save(
-        run.checkpoints,
-        run=run.id,
-        step=step,
-        stage=stage,
-        model=model.state_dict(),
-        optimizer=checkpoint.optimizer_state(model, optimizer),
-        config=run.config,
-        labels=run.labels,
-    )
-    validation.mark_best()
-    run.status("running", step=step, last_checkpoint=path.name)
-    checkpoint.retire(path, settings.keep)
 
 
 @contextmanager

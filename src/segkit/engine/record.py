@@ -9,22 +9,26 @@ checkpoints/  tb/  logs/
 """
 
 import json
+import math
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from segkit.engine.lock import Lock
+from segkit.engine.logs import Board, Log
 from segkit.errors import (
     CheckpointError,
     ConfigError,
+    EnvironmentFault,
     ExitCode,
     Interrupted,
     SegkitError,
 )
-from segkit.whole_files import append, clean, faults, write_whole
+from segkit.whole_files import clean, faults, write_whole
 
 # What an unused folder may hold: a caller may have put its log there already.
 _HARMLESS = {".lock", "logs"}
@@ -55,8 +59,9 @@ class Run:
         self.config, self.labels = config, labels
         self.notice = notice
         self._lock, self._texts, self._tensorboard = lock, texts, tensorboard
-        self._board: Any = None
-        self._begun = False
+        self._logs = {name: Log(folder / f"{name}.jsonl") for name in ("metrics", "timing")}
+        self._board: Board | None = None
+        self._begun = self._full = False
         self._status: dict[str, Any] = read_status(folder)
 
     @classmethod
@@ -91,6 +96,7 @@ class Run:
             if known:
                 run_id = _read_id(folder / "run.json")
                 _clean_up(folder, notice)
+                _tell_of_lost_end(folder, notice)
             else:
                 if resume:
                     notice(f"{folder}: no run to resume, fresh start")
@@ -137,7 +143,7 @@ class Run:
         self._status = {"run": self.id, "started_at": started, "last_checkpoint": last}
         self.status("running", step=step)
         if self._tensorboard:
-            self._board = _summary_writer(self.folder / "tb", step)
+            self._board = Board(self.folder / "tb", step)
 
     def check(self) -> None:
         """Raise EnvironmentFault if the folder was deleted or replaced under the run."""
@@ -149,17 +155,46 @@ class Run:
         self._status = {"code": None, "error_id": None, **self._status, "state": state, **values}
         write_whole(self.folder / "status.json", _json(self._status))
 
+    def progress(self, **values: Any) -> None:
+        """The status of a run that goes on, also while there is no room to say so."""
+        with self._logs_may_wait():
+            self.status("running", **values)
+
     def log_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append rows of deterministic values, each with its ``step``, and wait for the disk."""
-        self._append("metrics.jsonl", rows)
+        """Append rows of deterministic values, each with its ``step``, and wait for the disk.
+
+        On a full disk they wait in memory instead, at the longest until ``settle``.
+        """
+        self._append(self._logs["metrics"], rows)
 
     def log_timing(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._append("timing.jsonl", rows)
+        self._append(self._logs["timing"], rows)
 
-    def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        if rows:
-            self.check()
-            append(self.folder / name, b"".join(map(_line, rows)))
+    def _append(self, log: Log, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.check()
+        log.add(b"".join(map(_line, rows)))
+        with self._logs_may_wait():
+            log.write()
+
+    def settle(self) -> None:
+        """Put all logs on the disk. Raises EnvironmentFault if the metrics do not fit."""
+        self.check()
+        self._logs["metrics"].write()
+        for log in (self._logs["timing"], *([self._board.log] if self._board else [])):
+            with self._logs_may_wait():
+                log.write()
+
+    @contextmanager
+    def _logs_may_wait(self) -> Iterator[None]:
+        """A full disk inside is told once; training goes on."""
+        try:
+            yield
+        except EnvironmentFault as fault:
+            if fault.name != "DISK-FULL":
+                raise
+            if not self._full:
+                self._full = True
+                self.notice(f"no room for logs, they wait in memory (said once): {fault}")
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole rows of ``metrics.jsonl``."""
@@ -168,16 +203,13 @@ class Run:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Show ``values`` in TensorBoard."""
-        if self._board is not None:
-            self.check()  # the writer would make the folder anew
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+        if self._board:
+            self._board.scalars(step, values)
 
     def picture(self, name: str, image: Any, step: int) -> None:
         """Show ``image`` (uint8 [H, W, 3]) in TensorBoard."""
-        if self._board is not None:
-            self.check()
-            self._board.add_image(name, image, step, dataformats="HWC")
+        if self._board:
+            self._board.picture(name, image, step)
 
     def write_log(self, name: str, text: str) -> Path:
         """Put ``text`` into ``logs/name``."""
@@ -195,31 +227,46 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if self._board is not None:
-                self._board.close()
             if error is not None:
-                self._record_end(error)
-        except (SegkitError, OSError):
-            if error is None:
-                raise  # else: the first fault is the one to report
+                self.record_end(error)
         finally:
             self._lock.release()
 
-    def _record_end(self, error: BaseException) -> None:
-        code = error.code if isinstance(error, SegkitError) else ExitCode.BUG
-        name = error.id if isinstance(error, SegkitError) else type(error).__name__
-        if not isinstance(error, Interrupted):
-            self.write_log("error-rank0.log", "".join(traceback.format_exception(error)))
+    def record_end(self, error: BaseException) -> None:
+        """Record that ``error`` ended the run, as far as the disk takes it.
+
+        ``error`` is the fault to report: none is raised here.
+        """
         if self._begun:
-            self.status(_END_STATES.get(code, "failed"), code=int(code), error_id=name, **_ended())
+            with suppress(SegkitError):
+                self.settle()
+            with suppress(SegkitError):
+                self.status(**end_of(error))
+        if not isinstance(error, Interrupted):
+            with suppress(SegkitError):
+                self.write_log("error-rank0.log", "".join(traceback.format_exception(error)))
 
     def finish(self, step: int) -> None:
         """Record that everything asked for is done."""
+        self.settle()
         self.status("finished", code=0, error_id=None, step=step, **_ended())
 
     def left(self) -> None:
         """Record a second signal: the run stands at its last checkpoint."""
         self.status("interrupted", code=int(ExitCode.SIGINT), error_id="STOP-SIGINT", **_ended())
+
+
+def end_of(error: BaseException) -> dict[str, Any]:
+    """What ``status.json`` says of a run that ``error`` ended."""
+    code = error.code if isinstance(error, SegkitError) else ExitCode.BUG
+    name = error.id if isinstance(error, SegkitError) else type(error).__name__
+    state = _END_STATES.get(code, "failed")
+    return {"state": state, "code": int(code), "error_id": name, **_ended()}
+
+
+def write_end(folder: Path, error: BaseException) -> None:
+    """Record the end of a run whose own process is gone."""
+    write_whole(folder / "status.json", _json({**read_status(folder), **end_of(error)}))
 
 
 _END_STATES = {ExitCode.SIGINT: "interrupted", ExitCode.SIGTERM: "preempted"}
@@ -266,6 +313,14 @@ def _clean_up(folder: Path, notice: Callable[[str], None]) -> None:
         notice(f"{folder}: removed {len(left)} unfinished files of a killed run")
 
 
+def _tell_of_lost_end(folder: Path, notice: Callable[[str], None]) -> None:
+    """Every end but kill -9 and a power cut leaves a record."""
+    if read_status(folder).get("state") == "running":
+        rows = _content(folder / "metrics.jsonl").splitlines(keepends=True)
+        step = next((json.loads(row)["step"] for row in reversed(rows) if _is_whole(row)), 0)
+        notice(f"{folder}: the previous run ended without a record at step {step}")
+
+
 def _read_id(path: Path) -> str:
     try:
         return str(json.loads(path.read_bytes())["id"])
@@ -288,17 +343,15 @@ def _content(path: Path) -> bytes:
     return path.read_bytes() if path.is_file() else b""
 
 
-def _is_up_to(row: bytes, step: int) -> bool:
+def _is_up_to(row: bytes, step: float) -> bool:
     try:
         return row.endswith(b"\n") and bool(json.loads(row)["step"] <= step)
     except (ValueError, KeyError, TypeError):
         return False
 
 
-def _summary_writer(folder: Path, step: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter  # a second of imports
-
-    return SummaryWriter(str(folder), purge_step=step + 1)
+def _is_whole(row: bytes) -> bool:
+    return _is_up_to(row, math.inf)
 
 
 def _ended() -> dict[str, str]:
