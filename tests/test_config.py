@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from segkit.conf_files import GROUPS, choices_of, conf_dir
-from segkit.config import compose, differences, digest, quote_numeric_choice, restore, run_name
+from segkit.config import compose, differences, digest, quote_numeric_choice, run_name
 from segkit.errors import CheckpointError, ConfigError, ExitCode, RefusedError
 from segkit.rules import check
+from segkit.stored import restore
 
 EVERY_CHOICE = [(g, c) for g in GROUPS for c in choices_of(g)]
 

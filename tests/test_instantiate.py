@@ -22,7 +22,9 @@ def part(monkeypatch: pytest.MonkeyPatch) -> str:
     module = ModuleType("segkit_test_part")
     module.Part = Part  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(instantiate, "_trusted", ["segkit", module.__name__])
+    monkeypatch.setattr(Part, "__module__", module.__name__)
+    instantiate.trust([])
+    monkeypatch.setattr(instantiate, "_trusted", [module.__name__])
     return "segkit_test_part.Part"
 
 
@@ -57,7 +59,9 @@ def test_class_paths_outside_segkit_are_refused(path: str) -> None:
         instantiate.partial({"_target_": path}, "model")
 
 
-@pytest.mark.parametrize("path", ["segkit.no_such.Thing", "segkit.errors.NoSuch"])
+@pytest.mark.parametrize(
+    "path", ["segkit.models.heads.no_such.Thing", "segkit.models.heads.v3.NoSuch"]
+)
 def test_a_missing_class_is_named(path: str) -> None:
     with pytest.raises(ConfigError, match=path):
         instantiate.partial({"_target_": path}, "model")

@@ -1,28 +1,46 @@
-"""Config: composing it with Hydra, saying what is wrong with it, reading it back from a checkpoint.
+"""Config: composing it with Hydra, saying what is wrong with it, what names its results.
 
 Nothing here imports torch: ``segkit train --cfg job`` answers before torch would be loaded.
 """
 
 import contextlib
 import hashlib
+import io
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import quote, unquote
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+    ValidationError,
+)
+from omegaconf.resolvers import oc
 from yaml import YAMLError
 
-from segkit.conf_files import GROUPS, choices_of, conf_dir, nearest
-from segkit.errors import CheckpointError, ConfigError, RefusedError
+from segkit.conf_files import (
+    GROUPS,
+    choices_of,
+    conf_dir,
+    nearest,
+    sound_text,
+    yaml_error,
+)
+from segkit.errors import ConfigError, hide
 from segkit.schema import ROOTS
 
 # Groups whose options look like numbers: Hydra refuses an integer as a choice, so they are quoted.
@@ -30,7 +48,8 @@ NUMERIC_GROUPS = ("os", "multi_grid")
 
 # Keys that cannot change a result, so they are no part of a run's identity.
 UNHASHED = (
-    *("name", "runs", "resume", "resume_allow", "device", "devices", "workers"),
+    *("name", "runs", "resume", "resume_allow", "device", "devices"),
+    *("workers", "worker_timeout"),
     *(
         "tta",
         "densecrf",
@@ -54,10 +73,15 @@ COMPOSING_ERRORS = (
 
 @dataclass(frozen=True)
 class Composed:
-    """A composed config: plain values, the choice made in every group, the overrides as typed."""
+    """A composed config: plain values, the choice made in every group, the overrides as typed.
+
+    ``written`` is ``values`` as they may be written down: what the environment gave is there as
+    the text that asked for it, ``${oc.env:NAME}``.
+    """
 
     values: dict[str, Any]
     choices: dict[str, str]
+    written: dict[str, Any]
     config_dir: str | None = None
     typed: tuple[str, ...] = ()
 
@@ -71,9 +95,11 @@ def compose(command: str, overrides: Sequence[str] = (), config_dir: str | None 
     Raises ``ConfigError`` (unknown key or choice, wrong type, syntax), each with the nearest valid
     name. Interpolations are resolved; the result is plain data.
     """
-    register_schemas()
-    typed = [quote_numeric_choice(o) for o in overrides if not is_late(command, o, overrides)]
-    extra = [f"hydra.searchpath=[file://{existing_dir(config_dir)}]"] if config_dir else []
+    register()
+    now = [o for o in overrides if not is_late(command, o, overrides)]
+    typed = [quote_path(quote_numeric_choice(o)) for o in now]
+    extra = [search_path(config_dir)] if config_dir else []
+    UserFiles.read.clear()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
@@ -89,10 +115,58 @@ def is_late(command: str, override: str, overrides: Sequence[str]) -> bool:
     return command != "train" and override.startswith("dataset.") and not own_group
 
 
-def register_schemas() -> None:
-    """Make the typed roots known to Hydra under ``<command>_schema``."""
+def register() -> None:
+    """Make the typed roots known to Hydra as ``<command>_schema``, and how user files are read."""
     for command, root in ROOTS.items():
         ConfigStore.instance().store(name=f"{command}_schema", node=root)
+    Plugins.instance().register(UserFiles)
+
+
+class UserFiles(ConfigSource):
+    """The files of a ``--config-dir``: each is looked at before OmegaConf makes something of it."""
+
+    read: ClassVar[list[Path]] = []
+
+    @staticmethod
+    def scheme() -> str:
+        return "user"
+
+    def place(self, name: str) -> Path:
+        return Path(unquote(self.path)) / name
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        path = self.place(self._normalize_file_name(config_path))
+        text = sound_text(path)
+        self.read.append(path)
+        try:
+            made = OmegaConf.load(io.StringIO(text))
+        except YAMLError as error:
+            raise yaml_error(path, error) from error
+        except OmegaConfBaseException as error:
+            raise ConfigError("INVALID", path, str(error).splitlines()[0]) from error
+        header = self._get_header_dict(text[:512])
+        return ConfigResult(self.provider, self.full_path(), made, header)
+
+    def is_group(self, config_path: str) -> bool:
+        return self.place(config_path).is_dir()
+
+    def is_config(self, config_path: str) -> bool:
+        return self.place(self._normalize_file_name(config_path)).is_file()
+
+    def available(self) -> bool:
+        return self.is_group("")
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        found: list[str] = []
+        for path in sorted(self.place(config_path).iterdir()):
+            inner = str(Path(config_path) / path.name)
+            self._list_add_result(found, inner, path.name, results_filter)
+        return found
+
+
+def search_path(config_dir: str) -> str:
+    """The override that makes Hydra look into ``config_dir``, whatever its name is made of."""
+    return f"hydra.searchpath=['user://{quote(str(existing_dir(config_dir)))}']"
 
 
 def plain(
@@ -101,14 +175,61 @@ def plain(
     """A composed config (with its ``hydra`` node) as plain data and choices."""
     chosen = {g: str(c) for g, c in cfg.hydra.runtime.choices.items() if "/" not in g}
     bare = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"])
-    values = OmegaConf.to_container(bare, resolve=True, throw_on_missing=True)
-    assert isinstance(values, dict)
+    with environment_reads() as reads:
+        values = OmegaConf.to_container(bare, resolve=True, throw_on_missing=True)
+        assert isinstance(values, dict)
+        written = dict(as_written(bare, values, reads) if reads else values)
     known = {f.name for f in fields(ROOTS[command])}
     if added := sorted(str(k) for k in values if k not in known):  # `+key=` steps past the schema
         raise ConfigError("UNKNOWN-KEY", added[0], "no such key", nearest(added[0], known)[2:])
     if gone := sorted(known - values.keys()):  # `~key` takes a key away
         raise ConfigError("MISSING", gone[0], "has no value", f"type {gone[0]}=...")
-    return Composed({str(k): v for k, v in values.items()}, chosen, config_dir, tuple(typed))
+    return Composed(
+        {str(k): v for k, v in values.items()}, chosen, written, config_dir, tuple(typed)
+    )
+
+
+@contextlib.contextmanager
+def environment_reads() -> Iterator[list[str]]:
+    """The names of the variables that ``${oc.env:...}`` reads inside the block.
+
+    Their values are kept out of every message and record from then on.
+    """
+    names: list[str] = []
+
+    def read(name: str, *default: Any) -> Any:
+        names.append(name)
+        if name in os.environ:
+            hide(os.environ[name], f"${{oc.env:{name}}}")
+        return oc.env(name, *default)
+
+    OmegaConf.register_new_resolver("oc.env", read, replace=True)
+    try:
+        yield names
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def as_written(node: Any, values: Any, reads: list[str]) -> Any:
+    """``values`` with the text of ``node`` wherever resolving it reads the environment."""
+    keys = list(node) if isinstance(node, DictConfig) else range(len(node))
+    made = dict(values) if isinstance(node, DictConfig) else list(values)
+    raw = OmegaConf.to_container(node, resolve=False)
+    for key in keys:
+        reads.clear()
+        inner = node[key]
+        if not OmegaConf.is_interpolation(node, key):
+            made[key] = as_written(inner, values[key], reads) if is_node(inner) else values[key]
+            continue
+        if is_node(inner):  # it may lead to nodes that read in their turn
+            OmegaConf.to_container(inner, resolve=True)
+        if reads:
+            made[key] = raw[key]  # type: ignore[index]
+    return made
+
+
+def is_node(value: Any) -> bool:
+    return bool(OmegaConf.is_config(value))
 
 
 def existing_dir(config_dir: str) -> Path:
@@ -134,6 +255,23 @@ def quote_numeric_choice(override: str) -> str:
     return f"{plus}{group}=" + ",".join(f"'{p}'" for p in parts)
 
 
+# Keys that hold a path or a name: Hydra's grammar knows few of the characters these are made of.
+PATH_KEYS = ("runs", "name", "ckpt", "out", "pretrained", "dataset.root", "dataset.cache")
+
+
+def quote_path(override: str) -> str:
+    """``runs=my own/läufe`` as Hydra needs it; what is quoted or interpolated already stays."""
+    key, equals, value = override.partition("=")
+    plain = re.fullmatch(r"[\w./~-]*", value, re.ASCII)
+    if key.lstrip("+") not in PATH_KEYS or not equals or plain or value[0] in "'\"$":
+        return override
+    if re.search(r"\$\{", value):
+        return override
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    tail = re.search(r"\\*$", escaped)
+    return f"{key}='{escaped}{tail[0] if tail else ''}'"
+
+
 # -- errors in the user's words ----------------------------------------------------------------
 
 
@@ -142,9 +280,13 @@ def translate(
 ) -> ConfigError:
     """Hydra's, OmegaConf's and YAML's errors as one line that names the key and the way out."""
     chain = list(causes(error))
+    if own := next((e for e in chain if isinstance(e, ConfigError)), None):
+        return own  # of a file that was looked at while composing
     text = "\n".join(str(e) for e in chain)
     if wrong := next((e for e in chain if isinstance(e, ValidationError) and full_key(e)), None):
         return type_error(wrong)
+    if cut := next((e for e in chain if isinstance(e, InterpolationResolutionError)), None):
+        return ConfigError("INTERPOLATION", full_key(cut) or command, str(cut).splitlines()[0])
     if bad := re.search(r"Could not find '([\w-]+)/(.+?)'", text):
         return choice_error(bad[1], bad[2], config_dir)
     if bad := re.search(r"Could not override '(.+?)'|Key '(.+?)' (?:is )?not in", text):
@@ -294,61 +436,4 @@ def run_name(composed: Composed) -> str:
         return str(values["name"])
     first_os = values["schedule"]["stages"][0]["os"] or values["os"]
     parts = (chosen["model"], chosen["backbone"], f"os{first_os}", chosen["dataset"])
-    return "-".join((*parts, f"s{values['seed']}", digest(values)))
-
-
-# -- a config out of a checkpoint --------------------------------------------------------------
-
-
-def restore(stored: Mapping[str, Any], config_dir: str | None, where: object) -> Composed:
-    """Rebuild a stored config from SHIPPED configs, by choice names and plain values.
-
-    Class paths always come from the shipped files (or ``config_dir``, given on this very command);
-    text found in an artefact is text: nothing is interpolated, resolved or instantiated from it.
-    Raises ``CheckpointError`` for unknown choices, ``RefusedError`` for a foreign class path.
-    """
-    chosen, values = stored.get("choices"), stored.get("values")
-    if not isinstance(chosen, Mapping) or not isinstance(values, Mapping):
-        raise CheckpointError("CONFIG", where, "holds no readable config")
-    shipped = compose("train", known_choices(chosen, config_dir, where), config_dir).values
-    merged = overlay(shipped, values, "", where)
-    return Composed(merged, {str(k): str(v) for k, v in chosen.items()}, config_dir)
-
-
-def known_choices(chosen: Mapping[str, Any], config_dir: str | None, where: object) -> list[str]:
-    overrides = []
-    for group in GROUPS:
-        choice = chosen.get(group)
-        if choice in (None, "None", "null"):
-            continue
-        if choice not in choices_of(group, config_dir):
-            raise CheckpointError(
-                "CONFIG", where, f"was made with {group}={choice!r}, which is not shipped here",
-                "name its folder with --config-dir",
-            )  # fmt: skip
-        overrides.append(f"{group}={choice}")
-    return overrides
-
-
-def overlay(shipped: Any, stored: Any, key: str, where: object) -> Any:
-    """``stored`` plain values over ``shipped`` ones; a differing class path is refused."""
-    if isinstance(stored, Mapping):
-        base = shipped if isinstance(shipped, Mapping) else {}
-        for name in ("_target_", "_partial_", "_args_", "_recursive_", "_convert_"):
-            if name in stored and stored[name] != base.get(name):
-                raise RefusedError(
-                    "TARGET", where, f"{key}.{name} asks for {stored[name]!r}",
-                    "class paths come from shipped configs or --config-dir, never from a file",
-                )  # fmt: skip
-        names = dict.fromkeys([*base, *map(str, stored)])
-        return {
-            n: overlay(base.get(n), stored[n], f"{key}.{n}".lstrip("."), where)
-            if n in stored
-            else base[n]
-            for n in names
-        }
-    if isinstance(stored, list):
-        return [overlay(None, item, key, where) for item in stored]
-    if stored is None or isinstance(stored, str | int | float | bool):
-        return stored
-    raise CheckpointError("CONFIG", where, f"{key} holds a {type(stored).__name__}")
+    return "-".join((*parts, f"s{values['seed']}", digest(composed.written)))

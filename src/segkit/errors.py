@@ -64,7 +64,27 @@ class SegkitError(Exception):
 
 def one_line(text: str) -> str:
     """``text`` with every control character made visible, so that no file name fakes a line."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in without_secrets(text))
+
+
+# What the environment gave this process, and the text that stands for it in front of others.
+_hidden: dict[str, str] = {}
+
+
+def hide(value: str, stand_in: str) -> None:
+    """Keep ``value`` out of every message and record of this process.
+
+    Short values (a count, ``cpu``) are no secrets, and would tear other words apart.
+    """
+    if len(value) >= 6:
+        _hidden[value] = stand_in
+
+
+def without_secrets(text: str) -> str:
+    """``text`` with the stand-ins of hidden values in their place, the longest first."""
+    for value in sorted(_hidden, key=len, reverse=True):
+        text = text.replace(value, _hidden[value])
+    return text
 
 
 class ConfigError(SegkitError):

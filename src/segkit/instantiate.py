@@ -6,7 +6,9 @@ checked against its signature first, so that a misspelt or mistyped key names it
 
 import functools
 import importlib
+import importlib.util
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -18,19 +20,39 @@ from segkit.errors import ConfigError, RefusedError
 # Keys of a node that are for segkit, not for the constructor.
 OWN_KEYS = ("name", "_target_", "train_split", "val_split", "val")
 
-_trusted: list[str] = ["segkit"]
+# What a node of segkit's own may name: the room where it is defined, and what it can do.
+ROLES = {
+    "model": ("segkit.models.heads", "forward"),
+    "backbone": ("segkit.models.backbones", "forward"),
+    "dataset": ("segkit.data", "read"),
+    "loss": ("segkit.losses", "normaliser"),
+}
+
+_trusted: list[str] = []
 
 
 def trust(modules: Sequence[str]) -> None:
-    """Let class paths point into ``modules`` too (``--trust MODULE`` on this very command)."""
-    _trusted[1:] = modules
+    """Let class paths point into ``modules`` too (``--trust MODULE`` on this very command).
+
+    Raises ``ConfigError`` for a module that cannot be found.
+    """
+    for module in modules:
+        try:
+            found = importlib.util.find_spec(module)
+        except (ImportError, ValueError) as error:
+            raise ConfigError("TRUST", "--trust", f"{module}: {error}") from error
+        if found is None:
+            fix = "put the folder it lies in on PYTHONPATH"
+            raise ConfigError("TRUST", "--trust", f"no module named {module!r}", fix)
+    _trusted[:] = modules
 
 
 def partial(node: Mapping[str, Any], key: str) -> functools.partial[Any]:
     """The node's constructor with its arguments bound; ``key`` is where the node stands.
 
     Raises ``ConfigError`` for arguments that the constructor does not have or that have another
-    type, ``RefusedError`` for a class path outside ``segkit.`` and the trusted modules.
+    type, ``RefusedError`` for a class path that is neither one of segkit's parts nor inside the
+    trusted modules.
     """
     target = resolve(str(node.get("_target_", "")), key)
     arguments = {k: v for k, v in node.items() if k not in OWN_KEYS}
@@ -39,20 +61,41 @@ def partial(node: Mapping[str, Any], key: str) -> functools.partial[Any]:
 
 
 def resolve(path: str, key: str) -> Callable[..., Any]:
-    """The object at a dotted path inside a trusted module."""
-    if not any(path.startswith(f"{module}.") for module in _trusted):
+    """The object at a dotted path: a part that segkit defines for this, or in a trusted module.
+
+    The path is judged before anything is imported, for importing already runs code.
+    """
+    module, _, name = path.rpartition(".")
+    room, ability = ROLES[key]
+    own, trusted = inside(module, [room]), inside(module, _trusted)
+    if not own and not trusted:
+        what = "is no part for this" if path.startswith("segkit.") else "is outside segkit"
         raise RefusedError(
-            "TARGET", f"{key}._target_", f"{path!r} is outside segkit",
+            "TARGET", f"{key}._target_", f"{path!r} {what}",
             "to run your own code, add --trust MODULE to this command",
         )  # fmt: skip
-    module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError("TARGET", f"{key}._target_", f"{path!r}: {error}") from error
     if not callable(found):
         raise ConfigError("TARGET", f"{key}._target_", f"{path!r} cannot be called")
+    home = str(getattr(found, "__module__", ""))
+    if not (inside(home, _trusted) if trusted else home == module and makes(found, ability)):
+        found_there = f"{path!r} is not a {key} that is defined there"
+        raise RefusedError("TARGET", f"{key}._target_", found_there, "name it where it is defined")
     return typing.cast(Callable[..., Any], found)
+
+
+def inside(module: str, modules: Sequence[str]) -> bool:
+    """Whether ``module`` is one of ``modules`` or lies in one."""
+    return any(module == m or module.startswith(f"{m}.") for m in modules)
+
+
+def makes(found: Any, ability: str) -> bool:
+    """Whether a class, or what a function is annotated to return, has the method ``ability``."""
+    made = typing.get_type_hints(found).get("return") if inspect.isfunction(found) else found
+    return inspect.isclass(made) and hasattr(made, ability)
 
 
 def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> None:
@@ -62,12 +105,20 @@ def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], ke
         return
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     for name, value in arguments.items():
+        if reads_environment(value):  # out of an artefact, where it stays text
+            found = "was read from the environment when the run was trained"
+            raise ConfigError("ENVIRONMENT", f"{key}.{name}", found, f"type {key}.{name}=...")
         if name not in parameters:
             fix = nearest(name, parameters)[2:] or "allowed: " + ", ".join(parameters)
             raise ConfigError("UNKNOWN-KEY", f"{key}.{name}", "no such argument", fix)
         if name in hints and not fits(value, hints[name]):
             wanted = describe(hints[name])
             raise ConfigError("TYPE", f"{key}.{name}", f"{value!r} is not {wanted}")
+
+
+def reads_environment(value: Any) -> bool:
+    """Whether a stored value stands for one that came from the environment."""
+    return isinstance(value, str) and bool(re.search(r"\$\{\s*oc\.env\s*:", value))
 
 
 def fits(value: Any, hint: Any) -> bool:

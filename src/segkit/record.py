@@ -18,6 +18,7 @@ from segkit.data.labels import LabelSet
 from segkit.engine.record import Run
 from segkit.errors import CheckpointError, ConfigError
 from segkit.randomness import integer
+from segkit.stored import folder_values, for_checkpoint, for_folder
 
 
 def open_run(
@@ -28,7 +29,6 @@ def open_run(
     device: torch.device,
 ) -> Run:
     """Create or take up the run folder; notices go to stderr."""
-    stored = {"choices": composed.choices, "values": composed.values}
     environment = environment_now(device) | {"weights": weights}
     if composed.values["resume"]:
         note_differences(environment_before(folder), environment)
@@ -36,9 +36,9 @@ def open_run(
         folder,
         resume=composed.values["resume"],
         run_id=f"{folder.name}-{integer(composed.values['seed'], folder.name):016x}",
-        config_text=yaml.safe_dump(stored, sort_keys=False),
+        config_text=yaml.safe_dump(for_folder(composed), sort_keys=False),
         environment=environment,
-        config=stored | {"weights": weights},
+        config=for_checkpoint(composed) | {"weights": weights},
         labels=labels.to_dict(),
         notice=notice,
         tensorboard=composed.values["log"]["tensorboard"],
@@ -89,11 +89,11 @@ def check_resume(folder: Path, composed: Composed) -> None:
     unknown = [k for k in values["resume_allow"] if k not in identity(values)]
     if unknown:
         raise ConfigError("UNKNOWN-KEY", "resume_allow", f"no such key: {', '.join(unknown)}")
-    if (folder / "run.json").is_file() and not stored_values(folder):
+    if (folder / "run.json").is_file() and not folder_values(folder):
         fix = "put the file back, or start another run with name=..."
         raise CheckpointError("DAMAGED", folder / "config.yaml", "is missing or unreadable", fix)
     if (folder / "config.yaml").is_file():
-        changed = differences(stored_values(folder), values)
+        changed = differences(folder_values(folder), composed.written)
         refused = {k: v for k, v in changed.items() if k not in values["resume_allow"]}
         if refused:
             what = ", ".join(f"{k}: {old} -> {new}" for k, (old, new) in refused.items())
@@ -104,17 +104,9 @@ def check_resume(folder: Path, composed: Composed) -> None:
         (len(changed), path.name, changed)
         for path in Path(values["runs"]).expanduser().glob("*")
         if (path / "config.yaml").is_file()
-        and (changed := differences(stored_values(path), values))
+        and (changed := differences(folder_values(path), composed.written))
     ]
     if near:
         _, name, changed = min(near, key=lambda entry: entry[:2])
         keys = ", ".join(list(changed)[:5])
         notice(f"fresh start; the nearest run is {name}, which differs in {keys}")
-
-
-def stored_values(folder: Path) -> dict[str, Any]:
-    try:
-        stored = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        return dict(stored["values"])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-        return {}

@@ -12,13 +12,14 @@ import torch
 import yaml
 
 from segkit import parts
-from segkit.config import Composed, digest, restore
+from segkit.config import Composed, digest
 from segkit.data.labels import LabelSet
 from segkit.engine import checkpoint
 from segkit.engine.record import read_status
 from segkit.errors import CheckpointError
 from segkit.models.segmenter import Segmenter
 from segkit.models.weights import load_segmenter
+from segkit.stored import data_places, restore
 
 # What an evaluation takes from the run unless it is typed: the data set's own protocol.
 INHERITED = ("tta", "densecrf", "eval")
@@ -91,6 +92,7 @@ def load(path: Path, *, os: int | None, device: torch.device, config_dir: str | 
     """
     saved = checkpoint.load(path)
     config = restore(saved.config, config_dir, path / checkpoint.MANIFEST)
+    config.values["dataset"] = config.values["dataset"] | data_places(path.parent.parent)
     labels = LabelSet.from_dict(saved.labels)
     train_os = tuple(int(stage["os"]) for stage in parts.stages_of(config.values))
     net = parts.network_of(config.values, labels.num_classes, os or train_os[-1])

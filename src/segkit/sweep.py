@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 from segkit.conf_files import conf_dir
 from segkit.config import (
     COMPOSING_ERRORS,
-    existing_dir,
     plain,
     quote_numeric_choice,
-    register_schemas,
+    register,
+    search_path,
     translate,
 )
 from segkit.errors import ConfigError, Interrupted, SegkitError
@@ -27,7 +27,7 @@ def sweep(
     command: str, overrides: Sequence[str], config_dir: str | None, trusted: Sequence[str]
 ) -> int:
     """Run ``command`` for every combination in ``overrides``; the worst job's exit code."""
-    register_schemas()
+    register()
     failed: list[tuple[str, SegkitError]] = []
 
     def job(cfg: DictConfig) -> int:
@@ -35,7 +35,7 @@ def sweep(
 
     arguments = [quote_numeric_choice(o) for o in overrides]
     if config_dir:
-        arguments.append(f"hydra.searchpath=[file://{existing_dir(config_dir)}]")
+        arguments.append(search_path(config_dir))
     try:
         launch(command, job, arguments)
     except COMPOSING_ERRORS as error:
@@ -71,7 +71,7 @@ def run_job(
 ) -> int:
     from hydra.core.hydra_config import HydraConfig
 
-    from segkit.cli import task
+    from segkit.cli import start
     from segkit.instantiate import trust
     from segkit.rules import check
 
@@ -82,7 +82,7 @@ def run_job(
         composed = plain_job(cfg, command, config_dir)
         check(composed.values)
         trust(trusted)
-        return task(command)(composed)
+        return start(command, composed, trusted)
     except SegkitError as error:
         print(error.line(), file=sys.stderr, flush=True)
         failed.append((typed, error))
