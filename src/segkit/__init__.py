@@ -4,13 +4,15 @@
 one. Both are imported on first use, so that ``import segkit`` costs nothing.
 """
 
-from typing import Any
+TYPE_CHECKING = False  # of typing, which takes longer to import than everything else here
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "build", "load"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name in ("build", "load"):
         from segkit import api
 

@@ -1,5 +1,51 @@
-"""``python -m segkit``."""
+"""The console script and ``python -m segkit``: streams and signals first, all else after.
 
-from segkit.cli import entry
+Imports take seconds, and whoever stops a command in them is to read one line, too. What remains
+are the first hundredths of a second, in which Python itself starts and knows no handler of ours.
+"""
 
-entry()
+import os
+import signal
+import sys
+
+
+def entry() -> None:
+    """Take over streams and signals, then run the command line."""
+    open_missing_streams()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, stopped)
+    from segkit.cli import entry as run
+
+    run()
+
+
+def stopped(number: int, frame: object) -> None:  # noqa: ARG001
+    """Leave at once: nothing is under way that had to be saved.
+
+    A task that has something to save takes the signals over (``engine.signals``). No exception
+    instead: imports are full of places that would swallow it.
+    """
+    name, code = ("SIGINT", 130) if number == signal.SIGINT else ("SIGTERM", 143)
+    line = f"segkit: error[STOP-{name}]: stopped; what was saved before is whole\n"
+    try:
+        os.write(2, line.encode())
+    finally:
+        os._exit(code)
+
+
+def open_missing_streams() -> None:
+    """Open what ``<&-``, ``>&-`` or ``2>&-`` closed, to nowhere.
+
+    The next file to be opened would get the number, and what a library prints would go into it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,12 +1,14 @@
 """``segkit COMMAND [key=value ...]``: dispatch, help and exit codes. Imports nothing heavy."""
 
+import errno
+import io
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TextIO
 
-from segkit.errors import ConfigError, ExitCode, Interrupted, SegkitError, one_line
+from segkit.errors import ConfigError, ExitCode, SegkitError, one_line
 
 COMMANDS = {
     "train": "train a model (stages, validation, checkpoints, exact resume)",
@@ -66,20 +68,41 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 
 def entry() -> None:
-    """The console script."""
-    # Until a task takes the signals over: a stop during imports is a stop, with its line and code.
-    signal.signal(signal.SIGTERM, _terminated)
+    """``main`` as a process: its exit code, and no complaint where nobody reads any more."""
+    sys.stdout, sys.stderr = forgiving(sys.stdout), forgiving(sys.stderr)
     code = main(sys.argv[1:])
-    try:
-        if sys.stdout is not None:  # `>&-`: there is none
-            sys.stdout.flush()
-    except BrokenPipeError:  # `segkit ... | head -1`: the reader left, which is no fault of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
-def _terminated(number: int, frame: object) -> None:  # noqa: ARG001
-    raise Interrupted("SIGTERM", "", "stopped before anything was saved")
+class Console(io.FileIO):
+    """A stream of the console. When its reader leaves, what is written goes nowhere.
+
+    ``segkit train | head -1`` is no reason to end a training, and neither is a terminal that hung
+    up on one that was started to survive it.
+    """
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(data)
+
+
+def forgiving(stream: TextIO) -> TextIO:
+    """``stream`` over a ``Console``."""
+    stream.flush()
+    raw = Console(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=bool(stream.line_buffering or raw.isatty()),
+    )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -89,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
     except SegkitError as error:
         return report(error, error.line(), error.code)
     except KeyboardInterrupt as error:
-        line = "segkit: error[STOP-SIGINT]: stopped before anything was saved"
+        line = "segkit: error[STOP-SIGINT]: stopped; what was saved before is whole"
         return report(error, line, ExitCode.SIGINT)
     except MemoryError as error:
         fix = "lower schedule.batch, augment.crop or workers"

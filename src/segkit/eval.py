@@ -45,7 +45,7 @@ def main(composed: Composed) -> int:
 
     with stopping() as stop:
         try:
-            score = run(dataset, trained, values, device, out, stop)
+            score = stop.wait(run, dataset, trained, values, device, out, stop)
         except StopRequested:
             raise stop.interrupted(out, "evaluation stopped, no score written") from None
     signature = sign(score, trained, values, device)
@@ -73,10 +73,11 @@ def run(
             mean=trained.net.pixels.mean,
             std=trained.net.pixels.std,
             workers=parts.workers_of(values),
+            timeout=values["worker_timeout"],
             should_stop=stop,
         )
         bar = stack.enter_context(tqdm(total=total, unit="img", disable=not sys.stderr.isatty()))
-        pool = stack.enter_context(crf_pool(values)) if values["crf"] else None
+        pool = stack.enter_context(crf_pool(values, stop)) if values["crf"] else None
         pictures = Pictures(dataset, values, out)
 
         def done(sample: EvalSample, prediction: Tensor) -> None:

@@ -48,7 +48,7 @@ def main(composed: Composed) -> int:
     out = Path(values["out"]) if values["out"] else trained.run / "predictions"
     with stopping() as stop:
         try:
-            count = run(paths, trained, values, device, out, stop)
+            count = stop.wait(run, paths, trained, values, device, out, stop)
         except StopRequested:
             raise stop.interrupted(out, "prediction stopped; what is written is whole") from None
     print(f"{count} predictions in {out}")
@@ -97,7 +97,7 @@ def run(
         bar = stack.enter_context(
             tqdm(total=len(paths), unit="img", disable=not sys.stderr.isatty())
         )
-        pool = stack.enter_context(crf_pool(values)) if values["crf"] else None
+        pool = stack.enter_context(crf_pool(values, stop)) if values["crf"] else None
         for photo in photos(paths):
             stop.check()
             probabilities = predictor(tensor(photo.rgb, trained))
@@ -109,8 +109,8 @@ def run(
                     write(done, labels)
             bar.update()
         for done, labels in pool.results() if pool else ():
-            stop.check()
             write(done, labels)
+        stop.check()  # the pool's waits end early at a stop
     return len(paths)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -41,8 +42,13 @@ def crf_of(values: parts.Values) -> DenseCrf:
     return DenseCrf(**{f.name: node[f.name] for f in fields(DenseCrf)})
 
 
-def crf_pool(values: parts.Values) -> CrfPool[Any]:
-    return CrfPool(crf_of(values), workers=parts.cores())
+def crf_pool(values: parts.Values, should_stop: Callable[[], bool]) -> CrfPool[Any]:
+    return CrfPool(
+        crf_of(values),
+        workers=parts.cores(),
+        timeout=values["worker_timeout"],
+        should_stop=should_stop,
+    )
 
 
 def slug(values: parts.Values, trained: Trained) -> str:

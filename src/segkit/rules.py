@@ -38,6 +38,7 @@ def probability(value: Any) -> bool:
 RANGES: dict[str, tuple[Check, str]] = {
     "seed": (not_negative, "0 or more"),
     "workers": (not_negative, "0 or more"),
+    "worker_timeout": (positive, "above 0"),
     "devices": (lambda v: v == 1, "1 (more devices are not supported yet)"),
     "schedule.batch": (at_least_one, "1 or more"),
     "schedule.accumulate": (at_least_one, "1 or more"),

@@ -151,6 +151,7 @@ class Common:
     runs: str = doc("folder that holds the runs", "runs")
     device: str = doc("auto, cpu, cuda or cuda:N", "auto")
     workers: int | None = doc("data loader processes (null: one per core, at most 8)")
+    worker_timeout: float = doc("seconds after which a silent worker process is given up", 300.0)
     precision: str = doc("auto, fp32 or bf16 (auto: bf16 on CUDA, fp32 on CPU)", "auto")
     dataset: Any = None
     tta: Tta = field(default_factory=Tta)

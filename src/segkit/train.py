@@ -131,6 +131,7 @@ def plan(
             first_step=first_step,
             last_step=steps,
             workers=parts.workers_of(values),
+            timeout=values["worker_timeout"],
             pin=parts.device_of(values).type == "cuda",
             should_stop=stop,
         )
@@ -225,6 +226,7 @@ class Watch:
             mean=net.pixels.mean,
             std=net.pixels.std,
             workers=parts.workers_of(self.values),
+            timeout=self.values["worker_timeout"],
             should_stop=self.stop,
         )
         labels = self.dataset.labels

@@ -15,7 +15,7 @@ def main(words: Sequence[str]) -> None:
 
         injectors.install(spec)
     sys.argv = ["segkit", *words]
-    from segkit.cli import entry
+    from segkit.__main__ import entry
 
     entry()
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import injectors_runtime
+
 
 def install(spec: str) -> None:
     """Lay every fault of ``spec`` over this process."""
@@ -54,4 +56,5 @@ INJECTORS: dict[str, Callable[[str], None]] = {
     "kill_at": _kill_at,
     "hang_at": _hang_at,
     "terminate_at": _terminate_at,
+    **injectors_runtime.INJECTORS,
 }

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from cases import Case
 from cases_config import CASES as CONFIG
+from cases_runtime import CASES as RUNTIME
 from sandbox import Sandbox
 from seven_checks import check_all_seven, look
 
-CASES = [*CONFIG]
+CASES = [*CONFIG, *RUNTIME]
 MARKS = {"fast": (), "slow": (pytest.mark.faults,), "long": (pytest.mark.long,)}
 
 

@@ -155,7 +155,7 @@ class _Crew(Generic[T]):
                 raise self._died(number)
             if time.monotonic() - begin > self.timeout:
                 what = f"worker {self._who(number)} gave no data for {self.timeout:g} s"
-                fix = "look at the storage, or raise the loader's timeout"
+                fix = "look at the storage, or raise worker_timeout"
                 raise EnvironmentFault("WORKER-STUCK", self._sample(number), what, fix)
 
     def _died(self, number: int) -> EnvironmentFault:
@@ -205,8 +205,8 @@ def _serve(
 ) -> None:
     _leave_with(parent)
     # The parent decides when to stop; a signal to the whole group must not break its last step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(ignored, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 

@@ -113,11 +113,11 @@ def evaluate(
         clock.spent("refine")
     if refine is not None:
         for ready in refine.results():
-            if should_stop():
-                raise StopRequested
             count(*ready)
         clock.spent("refine")
 
+    if should_stop():  # what waits for samples or for the CRF ends early then
+        raise StopRequested
     if not images:
         raise DataError("EMPTY", "evaluation", "there is no image to evaluate")
     matrix = confusion.matrix().cpu()

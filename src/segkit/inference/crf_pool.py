@@ -5,8 +5,9 @@ import queue
 import signal
 import subprocess
 import sys
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict
@@ -21,6 +22,8 @@ from segkit import errors
 from segkit.errors import ConfigError, EnvironmentFault
 from segkit.inference.crf import DenseCrf, load_pydensecrf
 from segkit.inference.crf_worker import receive_array, receive_header, send
+
+POLL_SECONDS = 0.5
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -50,19 +53,37 @@ class CrfPool(Generic[S]):
                 ...
 
     At most ``max_in_flight`` unfinished images (default: workers + 2) are in memory; ``submit``
-    waits for room. A worker that dies raises EnvironmentFault where its result is asked for or at
-    the next ``submit``. Leaving the ``with`` block, or ``close``, ends every process at once; so
-    does, on Linux, the end of the thread that made the pool.
+    waits for room. A worker that dies, or is at one image for ``timeout`` seconds, raises
+    EnvironmentFault where its result is asked for or at the next ``submit``. Where ``should_stop``
+    (asked twice a second) says so, waits end: ``submit`` drops its image, ``results`` gives out no
+    more. Leaving the ``with`` block, or ``close``, ends every process at once; so does, on Linux,
+    the end of the thread that made the pool.
     """
 
-    def __init__(self, crf: DenseCrf, workers: int, max_in_flight: int | None = None) -> None:
+    def __init__(
+        self,
+        crf: DenseCrf,
+        workers: int,
+        max_in_flight: int | None = None,
+        *,
+        timeout: float = 300.0,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         if workers < 1:
             raise ConfigError("CRF-WORKERS", "workers", f"{workers}", "the CRF needs 1 or more")
         load_pydensecrf()  # its absence is known before the first image
-        self._crf = crf
+        self._crf, self._timeout, self._should_stop = crf, timeout, should_stop
         self._room = workers + 2 if max_in_flight is None else max(1, max_in_flight)
         self._pending: deque[tuple[S, Future[Labels]]] = deque()
-        self._workers = [_Worker() for _ in range(workers)]
+        self._workers: list[_Worker] = []
+        try:
+            for _ in range(workers):
+                self._workers.append(_Worker())
+        except OSError as fault:
+            for worker in self._workers:
+                worker.kill()
+            what = f"process {len(self._workers)} cannot be started ({fault.strerror})"
+            raise EnvironmentFault("CRF-START", "crf=true", what, "crf=false") from fault
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
@@ -71,7 +92,8 @@ class CrfPool(Generic[S]):
     def submit(self, sample: S, probabilities: Tensor | NDArray[np.float32]) -> None:
         """Hand over one image; ``probabilities`` are float32 [C, H, W] on any device."""
         while len(unfinished := self._unfinished()) >= self._room:
-            wait(unfinished, return_when=FIRST_COMPLETED)
+            if not self._waited(unfinished):
+                return
         if isinstance(probabilities, Tensor):
             probabilities = probabilities.float().cpu().numpy()
         self._pending.append((sample, self._threads.submit(self._refine, sample, probabilities)))
@@ -84,6 +106,10 @@ class CrfPool(Generic[S]):
     def results(self) -> Iterator[tuple[S, Labels]]:
         """Everything submitted and not yet given out, waiting for it."""
         while self._pending:
+            future = self._pending[0][1]
+            while not future.done():
+                if not self._waited([future]):
+                    return
             yield self._next()
 
     def close(self) -> None:
@@ -112,6 +138,15 @@ class CrfPool(Generic[S]):
         self._pending.popleft()
         return sample, labels
 
+    def _waited(self, futures: list[Future[Labels]]) -> bool:
+        """Wait a little for the first of ``futures``; False once the caller is to stop."""
+        if self._should_stop():
+            return False
+        wait(futures, POLL_SECONDS, return_when=FIRST_COMPLETED)
+        for worker in self._workers:
+            worker.check(self._timeout)
+        return True
+
     def _unfinished(self) -> list[Future[Labels]]:
         for _, future in self._pending:
             if future.done() and (fault := future.exception()) is not None:
@@ -130,6 +165,7 @@ class _Worker:
     """One process and the pipes to it. It refines one image at a time."""
 
     def __init__(self) -> None:
+        self._at: tuple[str, float] | None = None  # what it works at, and since when
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "segkit.inference.crf_worker", str(os.getpid())],
             stdin=subprocess.PIPE,
@@ -143,6 +179,7 @@ class _Worker:
         rgb = np.ascontiguousarray(sample.rgb)
         probabilities = np.ascontiguousarray(probabilities, np.float32)
         header = {"crf": asdict(crf), "shape": probabilities.shape}
+        self._at = (sample.id, time.monotonic())
         try:
             send(self._process.stdin, header, rgb, probabilities)  # type: ignore[arg-type]
             answer = receive_header(self._process.stdout)  # type: ignore[arg-type]
@@ -153,6 +190,15 @@ class _Worker:
             return receive_array(self._process.stdout, rgb.shape[:2], answer["dtype"])  # type: ignore[arg-type]
         except (OSError, EOFError, ValueError) as fault:
             raise self._death(sample) from fault
+        finally:
+            self._at = None
+
+    def check(self, timeout: float) -> None:
+        """EnvironmentFault if the process has been at its image for more than ``timeout``."""
+        at = self._at
+        if at is not None and time.monotonic() - at[1] > timeout:
+            what = f"the CRF's process (pid {self._process.pid}) gave no answer for {timeout:g} s"
+            raise EnvironmentFault("CRF-STUCK", at[0], what, "raise worker_timeout, or crf=false")
 
     def kill(self) -> None:
         self._process.kill()

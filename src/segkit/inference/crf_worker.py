@@ -78,7 +78,8 @@ def _die_with(parent: int) -> None:
 
 def main() -> None:
     """``python -m segkit.inference.crf_worker PARENT_PID``."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # the parent's to handle, and its end is ours
     _die_with(int(sys.argv[1]))
     try:
         serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -1,0 +1,60 @@
+"""Faults of processes and moments: workers that die or hang, marks to send a signal at."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def hang() -> None:
+    while True:
+        time.sleep(3600)
+
+
+def crash() -> None:
+    """Read address 0: a true segmentation fault."""
+    ctypes.string_at(0)
+
+
+DEATHS: dict[str, Callable[[], Any]] = {
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "crashes": crash,
+    "leaves": lambda: sys.exit(0),
+    "hangs": hang,
+}
+
+
+def _reading(argument: str) -> None:
+    """``reading:hangs/5``: the process that reads sample 5 of a split hangs there."""
+    from segkit.data import loader
+
+    death, _, index = argument.partition("/")
+    sample = loader._sample
+
+    def hurt(dataset: Any, at: int) -> Any:
+        if at == int(index):
+            DEATHS[death]()
+        return sample(dataset, at)
+
+    loader._sample = hurt
+
+
+def _crf(argument: str) -> None:
+    """``crf:SIGKILL``: every process of the CRF pool gets the signal as the first image comes."""
+    from segkit.inference.crf_pool import CrfPool
+
+    submit = CrfPool.submit
+
+    def hurt(self: Any, sample: Any, probabilities: Any) -> None:
+        for worker in self._workers:
+            os.kill(worker._process.pid, signal.Signals[argument])
+        CrfPool.submit = submit  # type: ignore[method-assign]
+        submit(self, sample, probabilities)
+
+    CrfPool.submit = hurt  # type: ignore[method-assign]
+
+
+INJECTORS: dict[str, Callable[[str], None]] = {"reading": _reading, "crf": _crf}
