@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from segkit.conf_files import GROUPS, choices_of, conf_dir
-from segkit.config import compose, differences, digest, quote_numeric_choice, run_name
+from segkit.config import compose, quote_numeric_choice
 from segkit.errors import CheckpointError, ConfigError, ExitCode, RefusedError
+from segkit.identity import differences, digest, run_name
 from segkit.rules import check
 from segkit.stored import restore
 

@@ -1,12 +1,10 @@
-"""Config: composing it with Hydra, saying what is wrong with it, what names its results.
+"""Config: composing it with Hydra, saying what is wrong with it.
 
 Nothing here imports torch: ``segkit train --cfg job`` answers before torch would be loaded.
 """
 
 import contextlib
-import hashlib
 import io
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,6 +34,7 @@ from segkit.conf_files import (
     GROUPS,
     choices_of,
     conf_dir,
+    key_places,
     nearest,
     sound_text,
     yaml_error,
@@ -45,21 +44,6 @@ from segkit.schema import ROOTS
 
 # Groups whose options look like numbers: Hydra refuses an integer as a choice, so they are quoted.
 NUMERIC_GROUPS = ("os", "multi_grid")
-
-# Keys that cannot change a result, so they are no part of a run's identity.
-UNHASHED = (
-    *("name", "runs", "resume", "resume_allow", "device", "devices"),
-    *("workers", "worker_timeout"),
-    *(
-        "tta",
-        "densecrf",
-        "log",
-        "eval.pictures",
-        "eval.save_predictions",
-    ),
-    *("eval.colour_baseline", "checkpoint", "dataset.root", "dataset.cache"),
-)
-
 
 # ValueError: OmegaConf's own for a word where a list wants an index.
 COMPOSING_ERRORS = (
@@ -106,7 +90,7 @@ def compose(command: str, overrides: Sequence[str] = (), config_dir: str | None 
             cfg = hydra_compose(command, [*extra, *typed], return_hydra_config=True)
             return plain(cfg, command, config_dir, overrides)
     except COMPOSING_ERRORS as error:
-        raise translate(error, command, overrides, config_dir) from error
+        raise placed(translate(error, command, overrides, config_dir), overrides) from error
 
 
 def is_late(command: str, override: str, overrides: Sequence[str]) -> bool:
@@ -388,52 +372,13 @@ def syntax_error(text: str, overrides: Sequence[str]) -> ConfigError:
     return ConfigError("SYNTAX", typed, "not understood", "overrides look like key=value")
 
 
-# -- identity ----------------------------------------------------------------------------------
-
-
-def identity(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` without the keys that cannot change a result, flat by dotted key."""
-    kept = {k: v for k, v in flatten(values).items() if not is_unhashed(k)}
-    if kept.get("pretrained") not in ("imagenet", "none"):
-        kept["pretrained"] = "path"
-    return kept
-
-
-def is_unhashed(key: str) -> bool:
-    return any(key == k or key.startswith(f"{k}.") for k in UNHASHED)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted key; lists of plain scalars stay whole."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, list) and any(isinstance(v, Mapping) for v in value):
-            flat |= flatten({str(i): v for i, v in enumerate(value)}, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def digest(values: Mapping[str, Any]) -> str:
-    """Eight hex digits that name a config's results."""
-    text = json.dumps(identity(values), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Hashed keys whose values differ: ``key -> (old, new)``."""
-    before, after = identity(old), identity(new)
-    keys = sorted(before.keys() | after.keys())
-    return {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
-
-
-def run_name(composed: Composed) -> str:
-    """The run folder's name: ``name=`` or made from the config."""
-    values, chosen = composed.values, composed.choices
-    if values["name"]:
-        return str(values["name"])
-    first_os = values["schedule"]["stages"][0]["os"] or values["os"]
-    parts = (chosen["model"], chosen["backbone"], f"os{first_os}", chosen["dataset"])
-    return "-".join((*parts, f"s{values['seed']}", digest(composed.written)))
+def placed(error: ConfigError, typed: Sequence[str]) -> ConfigError:
+    """``error`` with file, line and column of its key, where a user's file and no word gave it."""
+    words = [o.lstrip("+~").split("=")[0] for o in typed]
+    if type(error) is not ConfigError or error.where in words:
+        return error
+    name = error.where.rpartition(".")[2]
+    places = [place for path in UserFiles.read for place in key_places(path, name)]
+    if not places:
+        return error
+    return ConfigError(error.name, error.where, f"{error.what} ({places[-1]})", error.fix)

@@ -10,8 +10,8 @@ import torch
 
 import segkit
 from segkit import parts
-from segkit.config import flatten
 from segkit.engine.evaluate import Score
+from segkit.identity import flatten
 from segkit.inference.crf import DenseCrf
 from segkit.inference.crf_pool import CrfPool
 from segkit.inference.multiscale import Predictor
@@ -45,7 +45,7 @@ def crf_of(values: parts.Values) -> DenseCrf:
 def crf_pool(values: parts.Values, should_stop: Callable[[], bool]) -> CrfPool[Any]:
     return CrfPool(
         crf_of(values),
-        workers=parts.cores(),
+        workers=parts.crf_workers(),
         timeout=values["worker_timeout"],
         should_stop=should_stop,
     )

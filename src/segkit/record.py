@@ -13,10 +13,11 @@ import yaml
 
 import segkit
 from segkit import parts
-from segkit.config import Composed, differences, identity
+from segkit.config import Composed
 from segkit.data.labels import LabelSet
 from segkit.engine.record import Run
 from segkit.errors import CheckpointError, ConfigError
+from segkit.identity import differences, identity
 from segkit.randomness import integer
 from segkit.stored import folder_values, for_checkpoint, for_folder
 

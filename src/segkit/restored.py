@@ -12,11 +12,12 @@ import torch
 import yaml
 
 from segkit import parts
-from segkit.config import Composed, digest
+from segkit.config import Composed
 from segkit.data.labels import LabelSet
 from segkit.engine import checkpoint
 from segkit.engine.record import read_status
 from segkit.errors import CheckpointError
+from segkit.identity import digest
 from segkit.models.segmenter import Segmenter
 from segkit.models.weights import load_segmenter
 from segkit.stored import data_places, restore
