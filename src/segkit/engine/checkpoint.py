@@ -103,7 +103,7 @@ def _read_back(path: Path, data: bytes) -> None:
 def _remove(folder: Path) -> None:
     """Rename first: a kill in the middle of deleting must not leave half a checkpoint."""
     doomed = temporary(folder)
-    with suppress(FileNotFoundError):
+    with faults(folder, 0), suppress(FileNotFoundError):
         folder.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
