@@ -12,10 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from segkit.errors import CheckpointError, NumericsError, RefusedError
-
-# A checkpoint of a thousand tensors has a header of about 100 kB.
-_HEADER_LIMIT = 16 * 2**20
-
+from segkit.tensor_header import check_header
 
 def digest(data: bytes) -> str:
     """The SHA-256 of ``data`` as 64 hex digits."""
@@ -65,7 +62,7 @@ def tensors_from(data: bytes, path: Path) -> dict[str, Tensor]:
     Raises RefusedError for a header whose claims do not fit the file, CheckpointError for a
     tensor that is not finite.
     """
-    _check_header(data, path)
+    check_header(data, path)
     try:
         tensors = safetensors.torch.load(data)
     except (SafetensorError, KeyError, ValueError, TypeError, OverflowError) as error:
@@ -75,23 +72,6 @@ def tensors_from(data: bytes, path: Path) -> dict[str, Tensor]:
     if broken := not_finite(tensors):
         raise CheckpointError("NON-FINITE", path, f"{broken} holds NaN or infinity")
     return tensors
-
-
-def _check_header(data: bytes, path: Path) -> None:
-    size = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or size > min(_HEADER_LIMIT, len(data) - 8):
-        what = f"claims a header of {size} bytes in a file of {len(data)}"
-        raise RefusedError("SAFETENSORS", path, what, f"at most {_HEADER_LIMIT}")
-    try:
-        json.loads(data[8 : 8 + size], object_pairs_hook=_without_doubles)
-    except (ValueError, RecursionError) as error:
-        raise RefusedError("SAFETENSORS", path, f"has no sound header ({error})") from error
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) != len(pairs):
-        raise ValueError("a name stands there twice")
-    return found
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str:

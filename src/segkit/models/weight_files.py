@@ -8,6 +8,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from segkit.errors import CheckpointError, RefusedError
+from segkit.tensor_header import check_header
 
 _TIMEOUT_S = 10.0  # for connecting and for every single read
 _CHUNK = 1 << 20
@@ -101,7 +103,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], str]:
     """The tensors of a torch or safetensors file by name, and the file's SHA-256.
 
     Raises ``RefusedError`` SAFE-PICKLE for anything but plain tensors in a pickle (it is never
-    tried another way), ``CheckpointError`` CKPT-WEIGHTS-MISSING or CKPT-WEIGHTS-UNREADABLE.
+    tried another way), SAFE-ARCHIVE for an archive that claims more than it holds,
+    ``CheckpointError`` CKPT-WEIGHTS-MISSING or CKPT-WEIGHTS-UNREADABLE.
     """
     try:
         if not path.is_file():  # a directory, or a pipe that would block
@@ -124,7 +127,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], str]:
 
 def _from_safetensors(path: Path, content: bytes) -> object:
     try:
+        check_header(content, path)
         return safetensors.torch.load(content)
+    except RefusedError as fault:  # most often a download that was cut
+        raise _unreadable(path, fault.what) from fault
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as fault:
         raise _unreadable(path, _reason(fault)) from fault
 
@@ -134,6 +140,7 @@ def _from_torch(path: Path, content: bytes) -> object:
         raise _unreadable(path, f"has {len(content)} bytes")
     if content.lstrip()[:1] in (b"<", b"\0"):  # neither begins a pickle: harmless, and common
         raise _unreadable(path, "is a web page or torn, not weights")
+    _check_archive(path, content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks about the file's kind; the error says it
@@ -145,6 +152,22 @@ def _from_torch(path: Path, content: bytes) -> object:
         if "TorchScript" in str(fault):
             raise _refused(path) from fault
         raise _unreadable(path, f"is torn or no weight file ({_reason(fault)})") from fault
+
+
+def _check_archive(path: Path, content: bytes) -> None:
+    """Refuse a zip whose members claim more than the file holds: torch itself never compresses."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            claimed = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        return  # one of the older formats, or torn: torch says which
+    if claimed > len(content):
+        raise RefusedError(
+            "ARCHIVE",
+            path,
+            f"claims {claimed} bytes in a file of {len(content)}",
+            "give the file as torch.save wrote it",
+        )
 
 
 def _named_tensors(path: Path, loaded: object) -> dict[str, Tensor]:
