@@ -1,15 +1,23 @@
 """Faults of processes and moments: workers that die or hang, marks to send a signal at."""
 
 import ctypes
+import importlib
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
+def mark() -> None:
+    """Tell the test that the moment has come."""
+    Path("mark").touch()
+
+
 def hang() -> None:
+    mark()
     while True:
         time.sleep(3600)
 
@@ -57,4 +65,41 @@ def _crf(argument: str) -> None:
     CrfPool.submit = hurt  # type: ignore[method-assign]
 
 
-INJECTORS: dict[str, Callable[[str], None]] = {"reading": _reading, "crf": _crf}
+# Where a function of segkit is in the middle of something, as (module, function).
+MOMENTS = {
+    "weights": ("segkit.train", "load_backbone"),
+    "opening": ("segkit.engine.record", "_create"),
+    "first": ("segkit.engine.loop", "_tune"),
+    "step": ("segkit.engine.loop", "Update.__call__"),
+    "save": ("segkit.engine.checkpoint", "_read_back"),
+    "scoring": ("segkit.metrics", "ConfusionMatrix.update"),
+    "predict": ("segkit.predict", "tensor"),
+}
+
+
+def _pause(argument: str) -> None:
+    """``pause:save/5/2``: the fifth time that a save is under way, tell so and wait two seconds."""
+    moment, number, seconds = argument.split("/")
+    module, name = MOMENTS[moment]
+    *classes, function = name.split(".")
+    place: Any = importlib.import_module(module)
+    for part in classes:
+        place = getattr(place, part)
+    original = getattr(place, function)
+    left = [int(number)]
+
+    def slow(*args: Any, **given: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            mark()
+            time.sleep(float(seconds))
+        return original(*args, **given)
+
+    setattr(place, function, slow)
+
+
+INJECTORS: dict[str, Callable[[str], None]] = {
+    "reading": _reading,
+    "crf": _crf,
+    "pause": _pause,
+}
