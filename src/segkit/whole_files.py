@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from segkit.errors import EnvironmentFault
+from segkit.errors import EnvironmentFault, RefusedError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -84,6 +84,18 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def refuse_links(root: Path, path: Path) -> None:
+    """Raise RefusedError if a link stands below ``root`` on the way to ``path``, or at it.
+
+    ``root`` itself may be one: where a run lies is the user's own choice.
+    """
+    steps = [path, *path.parents]
+    for step in steps[: steps.index(root)]:
+        if step.is_symlink():
+            what = "is a link, where a run writes files of its own"
+            raise RefusedError("PATH-LINK", step, what, "remove it")
+
+
 def clean(folder: Path) -> list[str]:
     """Remove what killed writers left in ``folder``; returns the names."""
     found = sorted(folder.glob(".*.tmp"))
@@ -114,6 +126,8 @@ def _fault(error: OSError, path: Path, needed: int) -> EnvironmentFault:
             f"{os.strerror(error.errno)}: needs {needed} bytes, {free_bytes(path.parent)} are free",
             "make room, then type the command again (a training with resume=true)",
         )
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return EnvironmentFault("NO-FOLDER", path, "a file stands where a folder belongs")
     what = f"cannot be written ({error.strerror or error})"
     return EnvironmentFault("WRITE", path, what, f"needs {needed} bytes in a writable folder")
 
