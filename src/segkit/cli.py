@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from segkit import ranks
 from segkit.errors import ConfigError, ExitCode, SegkitError, one_line
 
 COMMANDS = {
@@ -114,12 +115,11 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt as error:
         line = "segkit: error[STOP-SIGINT]: stopped; what was saved before is whole"
         return report(error, line, ExitCode.SIGINT)
-    except MemoryError as error:
-        fix = "lower schedule.batch, augment.crop or workers"
-        return report(
-            error, f"segkit: error[ENV-MEMORY]: out of memory; {fix}", ExitCode.ENVIRONMENT
-        )
     except Exception as error:
+        from segkit.limits import fault_of
+
+        if fault := fault_of(error):
+            return report(error, fault.line(), fault.code)
         import traceback
 
         traceback.print_exc()
@@ -132,7 +132,9 @@ def report(error: BaseException | None, line: str, code: int) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print(line, file=sys.stderr, flush=True)
+    ranks.tell(line, code)
+    if not ranks.launched():  # whoever launched it prints the line, once for all processes
+        print(line, file=sys.stderr, flush=True)
     return int(code)
 
 
@@ -212,7 +214,7 @@ FLAGS: dict[str, Callable[[Call, str], None]] = {
 
 def run(call: Call) -> int:
     """Compose, check and hand over to the task file."""
-    from segkit.config import compose
+    from segkit.config import compose, placed
     from segkit.rules import check
 
     composed = compose(call.command, call.overrides, call.config_dir)
@@ -227,7 +229,19 @@ def run(call: Call) -> int:
     trust(call.trust)
     if call.command == "predict":
         composed.values["inputs"] = call.inputs or composed.values["inputs"]
-    return task(call.command)(composed)
+    try:
+        return start(call.command, composed, call.trust)
+    except ConfigError as error:
+        raise placed(error, call.overrides) from error
+
+
+def start(command: str, composed: Any, trusted: Sequence[str]) -> int:
+    """The task, here or in ``devices`` processes."""
+    if composed.values["devices"] > 1 and ranks.place().size == 1:
+        from segkit.launch import launch
+
+        return launch(command, composed, trusted)
+    return task(command)(composed)
 
 
 def task(command: str) -> Callable[..., int]:

@@ -16,6 +16,7 @@ from segkit.data.colour_baseline import colour_miou
 from segkit.data.loader import Dataset, EvalSample, eval_samples
 from segkit.engine.evaluate import Score, evaluate
 from segkit.engine.signals import Stop, StopRequested, stopping
+from segkit.engine.team import Alone
 from segkit.errors import ConfigError, ExitCode
 from segkit.metrics import iou, mean_iou
 from segkit.protocol import crf_pool, predictor_of, sign, slug
@@ -24,32 +25,50 @@ from segkit.report.pictures import encode_png, palette_png, panel
 from segkit.report.signature import Signature, score_document, score_line
 from segkit.report.tables import print_class_table
 from segkit.restored import Trained
-from segkit.whole_files import write_whole
+from segkit.whole_files import refuse_links, write_whole
 
 
 def main(composed: Composed) -> int:
     """Evaluate; the signed score is the last line on stdout."""
+    with parts.team_of(composed.values) as team, team.guard():
+        return work(composed, team)
+
+
+def work(composed: Composed, team: Alone) -> int:
+    """The part of this process in the evaluation: a share of the images."""
     values = composed.values
     device = parts.device_of(values)
     path = restored.find(values["ckpt"], values["runs"], values["ckpt_kind"])
-    print(f"checkpoint: {path}", file=sys.stderr)
+    if team.leads:
+        print(f"checkpoint: {path}", file=sys.stderr)
     trained = restored.load(path, os=values["os"], device=device, config_dir=composed.config_dir)
     values = restored.inherit(composed, trained.config)
     check_protocol(values, trained)
     dataset = parts.scored_set(values)
     check_labels(dataset, trained)
-    out = Path(values["out"]) if values["out"] else trained.run / "scores" / slug(values, trained)
+    out = (
+        Path(values["out"])
+        if values["out"]
+        else trained.run / "scores" / slug(values, trained)
+    )
+    listed = parts.digest_of(dataset)
+    team.compare({"config": trained.digest, "step": trained.step, "samples": listed})
+    if not values["out"]:
+        refuse_links(trained.run, out)
     make_folder(out)
     # Before the evaluation: an interruption here costs seconds, and none of its result.
-    baseline = colour_baseline(dataset, values) if values["eval"]["colour_baseline"] else None
+    with_baseline = values["eval"]["colour_baseline"] and team.leads
+    with team.phase("the colour baseline"):
+        baseline = colour_baseline(dataset, values) if with_baseline else None
 
-    with stopping() as stop:
+    with stopping(patient=team.size > 1) as stop:
         try:
-            score = stop.wait(run, dataset, trained, values, device, out, stop)
+            score = stop.wait(run, dataset, trained, values, device, out, stop, team)
         except StopRequested:
             raise stop.interrupted(out, "evaluation stopped, no score written") from None
-    signature = sign(score, trained, values, device)
-    report(score, signature, dataset, baseline, out)
+    if team.leads:
+        signature = sign(score, trained, values, device)
+        report(score, signature, dataset, baseline, out)
     return ExitCode.OK
 
 
@@ -63,6 +82,7 @@ def run(
     device: torch.device,
     out: Path,
     stop: Stop,
+    team: Alone,
 ) -> Score:
     """One pass over the data set; with ``crf=true`` the CRF pool works beside the network."""
     predictor = predictor_of(trained, values, device)
@@ -73,15 +93,18 @@ def run(
             mean=trained.net.pixels.mean,
             std=trained.net.pixels.std,
             workers=parts.workers_of(values),
+            rank=team.rank,
+            world=team.size,
             timeout=values["worker_timeout"],
             should_stop=stop,
         )
-        bar = stack.enter_context(tqdm(total=total, unit="img", disable=not sys.stderr.isatty()))
+        silent = not (team.leads and sys.stderr.isatty())
+        bar = stack.enter_context(tqdm(total=total, unit="img", disable=silent))
         pool = stack.enter_context(crf_pool(values, stop)) if values["crf"] else None
         pictures = Pictures(dataset, values, out)
 
         def done(sample: EvalSample, prediction: Tensor) -> None:
-            bar.update()
+            bar.update(team.size)
             pictures(sample, prediction)
 
         return evaluate(
@@ -93,6 +116,7 @@ def run(
             refine=pool,
             on_image=done,
             should_stop=stop,
+            team=team,
         )
 
 
@@ -157,18 +181,17 @@ class Pictures:
 
     def __init__(self, dataset: Dataset, values: parts.Values, out: Path) -> None:
         self.labels, self.out = dataset.labels, out
-        self.left = values["eval"]["pictures"]
+        self.pictures = values["eval"]["pictures"]
         self.save = values["eval"]["save_predictions"]
 
     def __call__(self, sample: EvalSample, prediction: Tensor) -> None:
         labels = prediction.cpu().numpy()
         if self.save:
-            path = prediction_path(self.out / "predictions", sample.id)
+            path = prediction_path(self.out, f"predictions/{sample.id}")
             palette_png(path, labels, self.labels.colours, self.labels.ignore_label)
-        if self.left > 0:
-            self.left -= 1
+        if sample.index < self.pictures:  # not a count: the same ones on any number of processes
             write_whole(
-                prediction_path(self.out / "pictures", sample.id),
+                prediction_path(self.out, f"pictures/{sample.id}"),
                 encode_png(
                     panel(
                         np.asarray(sample.label),

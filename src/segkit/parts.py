@@ -2,6 +2,8 @@
 
 import functools
 import os
+import signal
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,22 +12,46 @@ import torch
 from segkit import instantiate
 from segkit.data.labels import LabelSet
 from segkit.data.loader import Dataset
+from segkit.engine.team import Alone, Team, silence
 from segkit.errors import ConfigError, EnvironmentFault
+from segkit.lifeline import end_with_parent
 from segkit.models.segmenter import Segmenter, build_segmenter
 from segkit.optim import Rule
+from segkit.ranks import place
 from segkit.schedules import Policy
 
 Values = Mapping[str, Any]
 
 
 def device_of(values: Values) -> torch.device:
-    """The device asked for; ``auto`` is CUDA where there is one."""
+    """The device asked for; ``auto`` is CUDA where there is one, a card for each process."""
     name = str(values["device"])
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise EnvironmentFault("NO-CUDA", "device", "no CUDA device here", "type device=cpu")
+    if name == "cuda" and (here := place()).size > 1:
+        name = f"cuda:{here.local_rank}"
+        torch.cuda.set_device(here.local_rank)
     return torch.device(name)
+
+
+def device_count(name: str) -> int | None:
+    """The CUDA devices that ``device=name`` may use; None where it means the CPU."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return None
+    return torch.cuda.device_count()
+
+
+def team_of(values: Values) -> Alone:
+    """This process among those that a launcher started; joins them."""
+    here = place()
+    if here.size == 1:
+        return Alone()
+    end_with_parent(os.getppid(), signal.SIGTERM)
+    if here.rank:
+        silence()
+    return Team(here.rank, here.size, device_of(values), values["rank_timeout"])
 
 
 def precision_of(values: Values, device: torch.device) -> Any:
@@ -39,7 +65,12 @@ def workers_of(values: Values) -> int:
     """Loader processes; null is one per core, at most 8."""
     if values["workers"] is not None:
         return int(values["workers"])
-    return min(cores(), 8)
+    return min(crf_workers(), 8)
+
+
+def crf_workers() -> int:
+    """Processes of the CRF: this process's share of the cores."""
+    return max(1, cores() // place().local_size)
 
 
 def cores() -> int:
@@ -69,6 +100,12 @@ def scored_set(values: Values) -> Dataset:
 def split_of(values: Values) -> str:
     """The split that is evaluated."""
     return str(values["eval"]["split"] or values["dataset"]["val_split"])
+
+
+def digest_of(dataset: Dataset) -> str:
+    """How many samples, and a checksum of their ids in order."""
+    listed = "\n".join(map(str, dataset.ids)).encode()
+    return f"{len(dataset)} ({zlib.crc32(listed):08x})"
 
 
 class Head:
@@ -149,7 +186,7 @@ def check_batches(net: Segmenter, values: Values) -> None:
     parts = values["schedule"]["accumulate"]
     for number, stage in enumerate(stages_of(values)):
         net.set_batch_norm(stage["bn"])
-        images = stage["batch"] // parts
+        images = stage["batch"] // (parts * place().size)
         if images < net.min_train_batch:
             key = f"schedule.stages.{number}"
             found = f"{images} image at a time leaves image pooling's batch norm one value"

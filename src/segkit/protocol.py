@@ -11,6 +11,7 @@ import torch
 import segkit
 from segkit import parts
 from segkit.engine.evaluate import Score
+from segkit.errors import without_secrets
 from segkit.identity import flatten
 from segkit.inference.crf import DenseCrf
 from segkit.inference.crf_pool import CrfPool
@@ -69,7 +70,7 @@ def data_name(values: parts.Values, trained: Trained) -> str:
     mine, own = flatten(values["dataset"]), flatten(trained.config.values["dataset"])
     free = ("name", "_target_", "root", "cache", "train_split", "val_split")
     changed = [f"{k}:{mine[k]}" for k in mine if k not in free and mine[k] != own.get(k)]
-    return f"{mine['name']}({','.join(changed)})" if changed else str(mine["name"])
+    return without_secrets(f"{mine['name']}({','.join(changed)})" if changed else mine["name"])
 
 
 def sign(score: Score, trained: Trained, values: parts.Values, device: torch.device) -> Signature:

@@ -19,6 +19,7 @@ from segkit.engine.record import Run
 from segkit.errors import CheckpointError, ConfigError
 from segkit.identity import differences, identity
 from segkit.randomness import integer
+from segkit.ranks import place
 from segkit.stored import folder_values, for_checkpoint, for_folder
 
 
@@ -63,6 +64,7 @@ def environment_now(device: torch.device) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "cores": parts.cores(),
+        "ranks": place().size,
     }
 
 
@@ -76,7 +78,7 @@ def environment_before(folder: Path) -> dict[str, Any]:
 
 def note_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """One line when a resumed run can no longer end in the same bits."""
-    watched = ("torch", "device", "cpu_capability", "threads")
+    watched = ("torch", "device", "cpu_capability", "threads", "ranks")
     changed = [f"{k} {before[k]} -> {now[k]}" for k in watched if before.get(k, now[k]) != now[k]]
     if changed:
         notice(f"not bit-exact because {', '.join(changed)}")

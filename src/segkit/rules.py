@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from segkit.config import flatten
 from segkit.errors import ConfigError
+from segkit.identity import flatten
+from segkit.ranks import place
 from segkit.schema import CHOICES
 
 Check = Callable[[Any], bool]
@@ -39,7 +40,8 @@ RANGES: dict[str, tuple[Check, str]] = {
     "seed": (not_negative, "0 or more"),
     "workers": (not_negative, "0 or more"),
     "worker_timeout": (positive, "above 0"),
-    "devices": (lambda v: v == 1, "1 (more devices are not supported yet)"),
+    "devices": (at_least_one, "1 or more"),
+    "rank_timeout": (positive, "above 0"),
     "schedule.batch": (at_least_one, "1 or more"),
     "schedule.accumulate": (at_least_one, "1 or more"),
     "schedule.power": (positive, "above 0"),
@@ -114,6 +116,7 @@ def check_leaves(values: Mapping[str, Any]) -> Iterator[ConfigError]:
 def check_agreements(values: Mapping[str, Any]) -> Iterator[ConfigError]:
     """Rules over more than one key, and over keys with a grammar of their own."""
     yield from check_device(str(values["device"]))
+    yield from check_devices(values["devices"])
     yield from check_name(values.get("name"))
     yield from check_dataset(values.get("dataset") or {})
     yield from check_protocol(values)
@@ -125,6 +128,14 @@ def check_device(device: str) -> Iterator[ConfigError]:
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
         yield ConfigError("CHOICE", "device", f"{device!r}", "choices: auto, cpu, cuda, cuda:N")
+
+
+def check_devices(devices: int) -> Iterator[ConfigError]:
+    """``devices=N`` starts processes; a launcher has started this one already."""
+    found = place().size
+    if found > 1 and devices not in (1, found):
+        what = f"{devices} asked for, the launcher started {found} processes"
+        yield ConfigError("DEVICES", "devices", what, "leave it out under torchrun")
 
 
 def check_name(name: str | None) -> Iterator[ConfigError]:
@@ -170,9 +181,13 @@ def check_stage(
 ) -> Iterator[ConfigError]:
     schedule, crop = values["schedule"], values["augment"]["crop"]
     batch = stage["batch"] or schedule["batch"]
-    if schedule["accumulate"] >= 1 and batch % schedule["accumulate"]:
+    ranks = max(values["devices"], place().size)
+    shares = schedule["accumulate"] * ranks
+    if shares >= 1 and batch % shares:
         keys = f"schedule.accumulate, schedule.stages.{number}.batch"
-        yield ConfigError("RANGE", keys, f"{batch} is not a multiple of {schedule['accumulate']}")
+        among = f" on {ranks} devices: of {shares}" if ranks > 1 else ""
+        found = f"{batch} is not a multiple of {schedule['accumulate']}{among}"
+        yield ConfigError("RANGE", keys if ranks == 1 else f"devices, {keys}", found)
     stride = stage["os"] or values["os"]
     power_of_two = stride >= 2 and stride & (stride - 1) == 0
     if not power_of_two:

@@ -151,6 +151,8 @@ class Common:
     runs: str = doc("folder that holds the runs", "runs")
     device: str = doc("auto, cpu, cuda or cuda:N", "auto")
     workers: int | None = doc("data loader processes (null: one per core, at most 8)")
+    devices: int = doc("processes on this machine, one for each GPU", 1)
+    rank_timeout: float = doc("seconds without progress after which a process hangs", 120.0)
     worker_timeout: float = doc("seconds after which a silent worker process is given up", 300.0)
     precision: str = doc("auto, fp32 or bf16 (auto: bf16 on CUDA, fp32 on CPU)", "auto")
     dataset: Any = None
@@ -164,7 +166,7 @@ class Train(Common):
 
     name: str | None = doc("run folder's own name (null: made from the config)")
     seed: int = doc("every random draw is a function of it", 0)
-    devices: int = doc("processes to train on", 1)
+    sync_bn: bool = doc("train batch norm over the images of all GPUs", True)
     compile: bool = doc("torch.compile the network (CUDA)", False)
     deterministic: bool = doc("slow exact kernels", False)
     resume: bool = doc("go on where the same command stopped", False)

@@ -4,7 +4,7 @@ The config is checked whole, then data is looked at, then weights; only then is 
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import segkit
 from segkit import parts
-from segkit.config import Composed, run_name
+from segkit.config import Composed
+from segkit.data.labels import LabelSet
 from segkit.data.loader import Dataset, EvalSample, eval_samples, train_batches
 from segkit.data.transforms import TrainTransform
 from segkit.engine import checkpoint
 from segkit.engine.evaluate import evaluate
+from segkit.engine.follower import Follower
 from segkit.engine.loop import Settings, StagePlan, train
 from segkit.engine.record import Run
 from segkit.engine.signals import Stop, stopping
+from segkit.engine.team import Alone
 from segkit.errors import ExitCode
+from segkit.identity import identity, run_name
 from segkit.inference.multiscale import Predictor
 from segkit.metrics import iou, mean_iou, pixel_accuracy
 from segkit.models.contracts import IMAGENET_PIXELS
@@ -29,6 +34,7 @@ from segkit.models.segmenter import Segmenter
 from segkit.models.weights import load_backbone
 from segkit.optim import set_learning_rate, sgd
 from segkit.randomness import integer
+from segkit.ranks import place
 from segkit.record import check_resume, environment_before, open_run
 from segkit.report.curves import write_curve
 from segkit.report.pictures import panel
@@ -38,6 +44,14 @@ from segkit.schedules import batch_norm_momentum, learning_rate
 
 def main(composed: Composed) -> int:
     """Train what ``composed`` describes; returns the exit code or raises a ``SegkitError``."""
+    if place().restarts:  # the launcher started all processes anew after one failed
+        composed.values["resume"] = True
+    with parts.team_of(composed.values) as team:
+        return work(composed, team)
+
+
+def work(composed: Composed, team: Alone) -> int:
+    """The part of this process in the training."""
     values = composed.values
     parts.check_network(values)
     transform_of(values, start=None, ignore_label=255)  # its own errors, before data is read
@@ -46,18 +60,22 @@ def main(composed: Composed) -> int:
     val_set = parts.scored_set(values)
     device = parts.device_of(values)
     parts.deterministic(values["deterministic"])
+    team.compare(facts(values, [*train_sets.values(), val_set]))
     net = fresh_network(values, val_set.labels.num_classes, stages[0]["os"])
     folder = Path(values["runs"]).expanduser() / run_name(composed)
-    check_resume(folder, composed)
-    weights = weights_of(folder, net, values)
 
     run: Run | None = None
-    with stopping(lambda: run.left() if run else None) as stop:
-        run = open_run(folder, composed, val_set.labels, weights, device)
-        with run:
-            watch = Watch(val_set, values, device, run, stop)
+    with stopping(lambda: run.left() if run else None, patient=team.size > 1) as stop:
+        with team.guard(), team.phase("opening the run"), team.first():  # one may have to download
+            if team.leads:
+                check_resume(folder, composed)
+            weights = weights_of(folder, net, values)
+        run = opened(folder, composed, val_set.labels, weights, device, team)
+        team.on_leave(run.record_end)
+        with run, team.guard():
+            watch = Watch(val_set, values, device, run, stop, team)
             plans = [
-                plan(number, stage, values, train_sets[stage["split"]], net, stop)
+                plan(number, stage, values, train_sets[stage["split"]], net, stop, team)
                 for number, stage in enumerate(stages)
             ]
             train(
@@ -65,12 +83,41 @@ def main(composed: Composed) -> int:
                 plans,
                 settings_of(values, device),
                 stop=stop,
+                team=team,
                 validate=watch.validate,
                 on_validation=watch.show,
             )
-    write_curve(folder / "curve.png", run.metrics(), folder.name)
-    print(f"run: {folder}")
+    if team.leads:
+        write_curve(folder / "curve.png", run.metrics(), folder.name)
+        print(f"run: {folder}")
     return ExitCode.OK
+
+
+def facts(values: parts.Values, datasets: Sequence[Dataset]) -> dict[str, Any]:
+    """What must be the same in every process for them to train one network."""
+    same = {key: str(value) for key, value in identity(values).items()}
+    for number, dataset in enumerate(datasets):
+        same[f"samples {number}"] = parts.digest_of(dataset)
+        same[f"classes {number}"] = ",".join(dataset.labels.names)
+    return same | {"torch": torch.__version__, "segkit": segkit.__version__}
+
+
+def opened(
+    folder: Path,
+    composed: Composed,
+    labels: LabelSet,
+    weights: Mapping[str, Any],
+    device: torch.device,
+    team: Alone,
+) -> Run:
+    """The run folder, opened by rank 0 and followed by the others."""
+    if team.leads:
+        run = open_run(folder, composed, labels, weights, device)
+        names = ("id", "resumed", "finished", "has_metrics")
+        team.share({name: getattr(run, name) for name in names})
+        return run
+    with team.guard():
+        return Follower(folder, team, team.share({}))
 
 
 # -- the network at the start ------------------------------------------------------------------
@@ -111,6 +158,7 @@ def plan(
     dataset: Dataset,
     start: Segmenter,
     stop: Stop,
+    team: Alone,
 ) -> StagePlan:
     """One stage of the schedule as the engine wants it."""
     schedule, policy = values["schedule"], parts.policy_of(values)
@@ -131,6 +179,8 @@ def plan(
             first_step=first_step,
             last_step=steps,
             workers=parts.workers_of(values),
+            rank=team.rank,
+            world=team.size,
             timeout=values["worker_timeout"],
             pin=parts.device_of(values).type == "cuda",
             should_stop=stop,
@@ -189,6 +239,7 @@ def settings_of(values: parts.Values, device: torch.device) -> Settings:
         keep=values["checkpoint"]["keep"],
         on_save_error=values["checkpoint"]["on_error"],
         compile=parts.compiler_of(values, device),
+        sync_bn=values["sync_bn"],
     )
 
 
@@ -205,9 +256,10 @@ class Watch:
         device: torch.device,
         run: Run,
         stop: Stop,
+        team: Alone,
     ) -> None:
         self.dataset, self.values, self.device = dataset, values, device
-        self.run, self.stop = run, stop
+        self.run, self.stop, self.team = run, stop, team
         self.seen: list[tuple[EvalSample, np.ndarray]] = []
 
     def validate(self, net: nn.Module, step: int) -> dict[str, Any]:  # noqa: ARG002
@@ -226,6 +278,8 @@ class Watch:
             mean=net.pixels.mean,
             std=net.pixels.std,
             workers=parts.workers_of(self.values),
+            rank=self.team.rank,
+            world=self.team.size,
             timeout=self.values["worker_timeout"],
             should_stop=self.stop,
         )
@@ -238,6 +292,7 @@ class Watch:
             device=self.device,
             on_image=self.keep,
             should_stop=self.stop,
+            team=self.team,
         )
         found = iou(score.matrix)
         return {

@@ -146,7 +146,7 @@ def test_wide_labels() -> None:
 
 
 def test_it_stops_between_images() -> None:
-    answers = iter([False, False, True])
+    answers = iter([False, False, True, True])
     seen: list[str] = []
     with pytest.raises(StopRequested):
         run(

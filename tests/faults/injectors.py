@@ -10,7 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import injectors_disk
+import injectors_ranks
 import injectors_runtime
+from injectors_ranks import before_update
 
 
 def install(spec: str) -> None:
@@ -22,26 +25,12 @@ def install(spec: str) -> None:
             INJECTORS[name](argument)
 
 
-def before_update(step: int, act: Callable[[], Any]) -> None:
-    """Call ``act`` just before the update that follows ``step`` updates of a stage."""
-    from segkit.engine.loop import Update
-
-    update = Update.__call__
-
-    def hurt(self: Any, batch: Any, stage: int, at: int) -> Any:
-        if at == step and stage == 0:
-            act()
-        return update(self, batch, stage, at)
-
-    Update.__call__ = hurt  # type: ignore[method-assign]
-
-
 def _kill_at(step: str) -> None:
-    before_update(int(step), lambda: os.kill(os.getpid(), signal.SIGKILL))
+    before_update(int(step), lambda _: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def _hang_at(step: str) -> None:
-    def hang() -> None:
+    def hang(_: Any) -> None:
         while True:
             time.sleep(3600)
 
@@ -49,12 +38,14 @@ def _hang_at(step: str) -> None:
 
 
 def _terminate_at(step: str) -> None:
-    before_update(int(step), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    before_update(int(step), lambda _: os.kill(os.getpid(), signal.SIGTERM))
 
 
 INJECTORS: dict[str, Callable[[str], None]] = {
     "kill_at": _kill_at,
     "hang_at": _hang_at,
     "terminate_at": _terminate_at,
+    **injectors_disk.INJECTORS,
+    **injectors_ranks.INJECTORS,
     **injectors_runtime.INJECTORS,
 }

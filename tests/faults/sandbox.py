@@ -148,13 +148,25 @@ class Sandbox:
         if fresh or prefix:
             # -m on a module of ours that installs the faults and then is segkit.
             argv = [*prefix, sys.executable, str(HERE / "faulty_segkit.py"), *words]
-            with out.open("wb") as o, err.open("wb") as e:
-                process = subprocess.Popen(
-                    argv, cwd=self.work, env=given, stdout=o, stderr=e, start_new_session=True
-                )
-            return Running(process.pid, out, err, began, process.poll)
+            self._count -= 1
+            return self.start_program(argv, given)
         pid = self.server.start(list(words), self.work, given, out, err)
         return Running(pid, out, err, began, lambda: self.server.poll(pid))
+
+    def start_program(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> Running:
+        """Any program, as ``start`` starts segkit."""
+        self._count += 1
+        out, err = (self.root / "console" / f"{self._count}.{name}" for name in ("out", "err"))
+        with out.open("wb") as o, err.open("wb") as e:
+            process = subprocess.Popen(
+                argv,
+                cwd=self.work,
+                env={**self.env, **(env or {})},
+                stdout=o,
+                stderr=e,
+                start_new_session=True,
+            )
+        return Running(process.pid, out, err, time.monotonic(), process.poll)
 
     def run(self, *words: str, timeout: float = 120.0, **how: Any) -> Result:
         return self.start(*words, **how).wait(timeout)

@@ -47,7 +47,10 @@ class Augment(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """``images`` float32 [B,3,h,w]; ``labels`` [B,h,w], uint8 up to 255 classes, else int32."""
+    """``images`` float32 [B,3,h,w]; ``labels`` [B,h,w], uint8 up to 255 classes, else int32.
+
+    They are this rank's share; ``ids``, ``epochs`` and ``indices`` are those of the whole step.
+    """
 
     images: Tensor
     labels: Tensor
@@ -125,16 +128,15 @@ def train_batches(
 
     def work(step: int, note: Note) -> tuple[int, list[int], list[int]]:
         slot = (step - first_step) % slots
-        drawn = []
+        drawn = [sample_at(seed, stage, count, step * batch + j) for j in range(batch)]
         for j in range(share):
-            position = step * batch + rank * share + j
-            note(position)
-            epoch, index = sample_at(seed, stage, count, position)
+            place = rank * share + j
+            note(step * batch + place)
+            epoch, index = drawn[place]
             image, label = _sample(dataset, index)
             draws = augment_seed(seed, stage, epoch, index)
             image, label = _augmented(augment, image, label, draws, dataset.ids[index])
             images[slot, j], labels[slot, j] = image, label
-            drawn.append((epoch, index))
         return slot, [epoch for epoch, _ in drawn], [index for _, index in drawn]
 
     results = in_order(

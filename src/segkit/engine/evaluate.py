@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segkit.engine.signals import StopRequested
+from segkit.engine.team import ALONE, Alone
 from segkit.errors import DataError
 from segkit.metrics import ConfusionMatrix
 
@@ -76,12 +77,14 @@ def evaluate(
     refine: Refine[Sample] | None = None,
     on_image: Callable[[Sample, Tensor], None] = lambda *_: None,
     should_stop: Callable[[], bool] = lambda: False,
+    team: Alone = ALONE,
 ) -> Score:
     """Score ``predict`` (sample -> probabilities [C, H, W] at the label's size) on ``samples``.
 
     With ``refine``, label maps come from it instead of the largest probability. ``on_image`` sees
     every sample with its label map [H, W]. Raises DataError if there is nothing to evaluate or a
-    map does not fit its label, StopRequested between images once ``should_stop()``.
+    map does not fit its label, StopRequested between images once ``should_stop()`` in any process
+    of the ``team``, whose members evaluate a share of the images each. All get the same score.
     """
     confusion = ConfusionMatrix(num_classes, ignore_label, device)
     images = 0
@@ -95,11 +98,12 @@ def evaluate(
             raise DataError("SIZE", sample.id, what, "each pixel is scored at the label's own size")
         confusion.update(labels, truth)
         images += 1
+        team.beat(images)
         on_image(sample, labels)
 
     for sample in samples:
         if should_stop():
-            raise StopRequested
+            break
         clock.spent("data")
         probabilities = predict(sample)
         if refine is None:
@@ -116,11 +120,13 @@ def evaluate(
             count(*ready)
         clock.spent("refine")
 
-    if should_stop():  # what waits for samples or for the CRF ends early then
+    # What waits for samples or for the CRF ends early at a stop, and so does the loop above.
+    if team.any(should_stop()):
         raise StopRequested
+    matrix = team.sum(confusion.matrix().cpu())
+    images = int(team.sum(torch.tensor(images)))
     if not images:
         raise DataError("EMPTY", "evaluation", "there is no image to evaluate")
-    matrix = confusion.matrix().cpu()
     pixels = int(matrix.sum())
     if not pixels:
         raise DataError("VOID", "evaluation", f"{images} images without one labelled pixel")

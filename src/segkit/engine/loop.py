@@ -7,7 +7,7 @@ given the step within the stage. Nothing random is carried from step to step (se
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal, Protocol
@@ -21,13 +21,18 @@ from segkit.engine.progress import Progress
 from segkit.engine.record import Run
 from segkit.engine.saving import Saving
 from segkit.engine.signals import Stop, StopRequested
+from segkit.engine.team import ALONE, Alone
 from segkit.engine.validation import Validation
 from segkit.errors import CheckpointError, ConfigError, DataError, EnvironmentFault
+from segkit.limits import LESS_MEMORY, is_memory
 from segkit.randomness import integer
 
 
 class Batch(Protocol):
-    """``images`` float32 [B, 3, h, w], ``labels`` uint8 or int32 [B, h, w], one id per image."""
+    """``images`` float32 [B, 3, h, w], ``labels`` uint8 or int32 [B, h, w]: this process's share.
+
+    ``ids`` has one id for each image of the step, those of all processes.
+    """
 
     @property
     def images(self) -> Tensor: ...
@@ -50,7 +55,7 @@ class Loss(Protocol):
 class StagePlan:
     """A stretch of updates with one model, one optimiser and one schedule.
 
-    ``batch`` images make one update, computed in ``accumulate`` equal parts. ``make_model``
+    ``batch`` images make one update, computed in ``accumulate`` equal parts by every process. ``make_model``
     gives the network at ``output_stride``, with ``scores(images)`` and
     ``set_batch_norm(mode, momentum)``. ``batches(step)`` yields the batches from ``step`` of the
     stage on. ``learning_rate(step)`` is the base rate, which ``set_learning_rate`` hands to the
@@ -78,7 +83,7 @@ class Settings:
 
     ``keep`` checkpoints stay beside the best one; ``on_save_error`` says whether a failed save
     ends the run (see ``Saving``). ``compile`` wraps the forward function
-    (``torch.compile``).
+    (``torch.compile``). ``sync_bn`` trains batch norm over the images of all CUDA devices.
     """
 
     seed: int
@@ -90,6 +95,7 @@ class Settings:
     keep: int = 1
     on_save_error: Literal["stop", "warn"] = "stop"
     compile: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
+    sync_bn: bool = True
 
 
 def train(
@@ -98,6 +104,7 @@ def train(
     settings: Settings,
     *,
     stop: Stop,
+    team: Alone = ALONE,
     validate: Callable[[nn.Module, int], Mapping[str, Any]] | None = None,
     on_validation: Callable[[int, Mapping[str, Any]], None] = lambda *_: None,
 ) -> None:
@@ -105,14 +112,15 @@ def train(
 
     The run is saved at step 0, every ``save_every`` steps, at the end of each stage, at each new
     best score and when ``stop`` is set. ``validate(model, step)`` gives plain, deterministic
-    values with an ``miou`` (0..1 or None); they go into ``metrics.jsonl``.
+    values with an ``miou`` (0..1 or None), the same in every process of the ``team``; they go into
+    ``metrics.jsonl``.
 
     Raises Interrupted (saved), NumericsError before a non-finite update, CheckpointError if the
     run cannot be taken up, EnvironmentFault, ConfigError, and DataError from the batches.
     """
-    _check(stages)
+    _check(stages, team.size)
     starts = [0, *accumulate(plan.steps for plan in stages)]
-    point = _resume_point(run, starts)
+    point = _resume_point(run, starts, team)
     if point and point.step == starts[-1] and run.finished:
         run.notice(f"{run.folder}: already complete ({point.step} steps)")
         return
@@ -122,61 +130,64 @@ def train(
     weights = point.model if point else None
     _tune(settings.device)
     run.begin(step)
-    validation = Validation(run, validate, on_validation)
+    validation = Validation(run, validate, on_validation, team)
     saving = Saving(
         run, keep=settings.keep, on_error=settings.on_save_error, saved=validation.mark_best
     )
 
-    with closing(Progress(starts[-1], step)) as progress:
+    with closing(Progress(starts[-1], step, shown=team.leads)) as progress:
         journal = Journal(run, progress)
         for index, plan in enumerate(stages):
             if point and index < point.stage:
                 continue
-            model = _model(plan, weights, settings.device, point.path if point else plan.name)
+            model = _model(plan, weights, settings, point.path if point else plan.name, team)
             # The papers start each stage as a new run: weights are carried, momentum is not.
             optimizer = plan.make_optimizer(model)
             if point and index == point.stage:
                 checkpoint.load_optimizer(model, optimizer, point.optimizer, point.path)
-            update = Update(model, optimizer, plan, settings)
+            update = Update(model, optimizer, plan, settings, team)
             if index == 0 or point:
                 saving.warn_of_little_room(model, optimizer)
+            leaving = team.agree(stop)
 
             with _closing(plan.batches(step - starts[index])) as batches:
                 while True:
                     # The state after ``step`` updates: watch it, keep it, or leave with it.
                     ended = step == starts[index + 1]
-                    if step % settings.log_every == 0 or ended or stop:
+                    if step % settings.log_every == 0 or ended or leaving:
                         journal.flush()
-                    if _due(settings.validate_every, step, ended) and not stop:
+                    if _due(settings.validate_every, step, ended) and not leaving:
                         journal.flush()
                         validation(model, step, plan.name, stop)
                     due = step == 0 or ended or _due(settings.save_every, step, ended)
-                    if (due or stop or validation.best_step == step) and saved != step:
+                    if (due or leaving or validation.best_step == step) and saved != step:
                         journal.flush()
-                        last = bool(stop) or step == starts[-1]
-                        saving(model, optimizer, step, index, must=last)
+                        with team.phase("saving"):
+                            if team.leads:
+                                last = bool(leaving) or step == starts[-1]
+                                saving(model, optimizer, step, index, must=last)
                         saved = step
-                    if stop:
+                    if leaving or (ended and team.agree(stop)):
                         raise stop.interrupted(run.folder, f"stopped and saved at step {step}",
                                                "go on with resume=true")  # fmt: skip
                     if ended:
                         break
 
-                    # One update.
+                    # One update, by all or by none.
                     began = time.monotonic()
-                    try:
-                        batch = stop.wait(next, batches, None)
-                    except StopRequested:
-                        continue
-                    if batch is None and stop:  # loaders may end at a signal, too
+                    with team.phase("waiting for data"):
+                        batch = _next(batches, stop)
+                    waited = time.monotonic() - began
+                    leaving = team.agree(stop)
+                    if leaving:
                         continue
                     if batch is None:
                         what = f"the batches ended at step {step - starts[index]} of {plan.steps}"
                         raise DataError("BATCHES", f"stage {plan.name}", what)
-                    waited = time.monotonic() - began
                     with _faults(plan, index):
                         done = update(batch, index, step - starts[index])
                     step += 1
+                    team.beat(step)
                     journal.add(_entry(step, plan, done, batch), waited)
                     if not done.applied:
                         journal.flush()  # raises, with the state of the step before
@@ -205,19 +216,27 @@ class Update:
         optimizer: torch.optim.Optimizer,
         plan: StagePlan,
         settings: Settings,
+        team: Alone = ALONE,
     ) -> None:
         self.model, self.optimizer, self.plan, self.settings = model, optimizer, plan, settings
+        self.team = team
         scores: Any = model.scores
-        self._scores = settings.compile(scores) if settings.compile else scores
+        self._scores = team.parallel(
+            Scores(model, settings.compile(scores) if settings.compile else scores)
+        )
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._device = settings.device
+        # Each process has seen its own share of the batch only. Where the statistics are frozen
+        # or made over all devices (SyncBatchNorm), they are the same everywhere.
+        self._statistics = _own_statistics(model) if team.size > 1 and plan.bn == "train" else []
         # Once 1, always 1: after a step that is not finite none is applied, though on a GPU
         # nobody looks before the next flush.
         self._halted = torch.zeros((), device=self._device)
 
     def __call__(self, batch: Batch, stage: int, step: int) -> Done:
         """``step`` counts from the start of the stage."""
-        torch.manual_seed(integer(self.settings.seed, "step", stage, step))
+        own = (self.team.rank,) if self.team.rank else ()  # ranks must not drop the same units
+        torch.manual_seed(integer(self.settings.seed, "step", stage, step, *own))
         rate = self.plan.learning_rate(step)
         self.plan.set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
@@ -226,20 +245,28 @@ class Update:
             [p.grad for p in self._parameters if p.grad is not None]
         ).float()
         applied = self._apply(torch.isfinite(loss) & torch.isfinite(norm))
+        self.team.mean(self._statistics)
         return Done(rate, loss, norm, pixels, applied)
 
     def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Accumulate the gradients of ``batch``; returns its loss and the pixels it counts."""
         labels = batch.labels.to(self._device, non_blocking=True)
         normaliser = self.plan.loss.normaliser(labels)
+        normaliser = {name: self.team.sum(count) for name, count in normaliser.items()}
         total = torch.zeros((), device=self._device)
         part = len(labels) // self.plan.accumulate
-        for images, truth in zip(batch.images.split(part), labels.split(part), strict=True):
-            scores = self._forward(images)
-            loss = self.plan.loss(scores, truth, normaliser)
-            loss.backward()
+        parts = list(zip(batch.images.split(part), labels.split(part), strict=True))
+        for number, (images, truth) in enumerate(parts, start=1):
+            # Gradients travel once, with the last part.
+            last = number == len(parts)
+            with nullcontext() if last else self.team.apart(self._scores):
+                scores = self._forward(images)
+                loss = self.plan.loss(scores, truth, normaliser)
+                loss.backward()
             total += loss.detach()
-        return total, torch.stack([count.float() for count in normaliser.values()]).sum()
+        return self.team.sum(total), torch.stack(
+            [count.float() for count in normaliser.values()]
+        ).sum()
 
     def _forward(self, images: Tensor) -> dict[str, Tensor]:
         # Also on the CPU: depthwise convolutions train 2 to 5 times faster in this layout.
@@ -262,38 +289,69 @@ class Update:
         return True
 
 
+class Scores(nn.Module):
+    """The part of a network that is trained: what DistributedDataParallel wraps."""
+
+    def __init__(self, model: nn.Module, scores: Callable[..., dict[str, Tensor]]) -> None:
+        super().__init__()
+        self.model, self._scores = model, scores
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self._scores(images)
+
+
+def _own_statistics(model: nn.Module) -> list[Tensor]:
+    norms = (m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    return [b for norm in norms for b in norm.buffers() if b.is_floating_point()]
+
+
+def _next(batches: Iterator[Batch], stop: Stop) -> Batch | None:
+    """The next batch; None at their end, or when a signal came: loaders may end at one, too."""
+    try:
+        return stop.wait(next, batches, None)
+    except StopRequested:
+        return None
+
+
 def _entry(step: int, plan: StagePlan, done: Done, batch: Batch) -> Step:
     return Step(
         step, plan.name, done.rate, done.loss, done.gradient_norm, done.pixels, batch.ids
     )  # fmt: skip
 
 
-def _check(stages: Sequence[StagePlan]) -> None:
+def _check(stages: Sequence[StagePlan], ranks: int) -> None:
     for index, plan in enumerate(stages):
         key = f"schedule.stages.{index}"
         if plan.steps < 1:
             raise ConfigError("VALUE", f"{key}.steps", f"{plan.steps}", "at least 1")
-        if plan.accumulate < 1 or plan.batch < 1 or plan.batch % plan.accumulate:
-            what = f"{plan.batch} images cannot be split into {plan.accumulate} equal parts"
+        if plan.accumulate < 1 or plan.batch < 1 or plan.batch % (plan.accumulate * ranks):
+            among = f" on {ranks} devices" if ranks > 1 else ""
+            what = f"{plan.batch} images cannot be split into {plan.accumulate} equal parts{among}"
             raise ConfigError("VALUE", f"{key}.accumulate", what, f"a divisor of {key}.batch")
 
 
-def _resume_point(run: Run, starts: Sequence[int]) -> checkpoint.Checkpoint | None:
-    """The newest sound checkpoint, or None for a run that never had one."""
-    if not run.resumed:
+def _resume_point(run: Run, starts: Sequence[int], team: Alone) -> checkpoint.Checkpoint | None:
+    """The newest sound checkpoint, or None for a run that never had one. Rank 0 chooses it."""
+    name = team.share(_newest(run) if team.leads else None)
+    if name is None:
         return None
-    if not checkpoint.steps(run.checkpoints) and not run.has_metrics:
-        run.notice(f"{run.folder}: killed before its first step, fresh start")
-        return None
-    path = checkpoint.newest(
-        run.folder, lambda error: run.notice(f"skipped: {error}"), run_id=run.id
-    )
+    path = run.checkpoints / name
     point = checkpoint.load(path, run_id=run.id)
     stage, step = point.stage, point.step
     if not (stage < len(starts) - 1 and starts[stage] <= step <= starts[stage + 1]):
         what = f"step {step} of stage {stage} does not fit stages ending at {starts[1:]}"
         raise CheckpointError("SCHEDULE", path, what, "resume with the schedule it was made with")
     return point
+
+
+def _newest(run: Run) -> str | None:
+    if not run.resumed:
+        return None
+    if not checkpoint.steps(run.checkpoints) and not run.has_metrics:
+        run.notice(f"{run.folder}: killed before its first step, fresh start")
+        return None
+    skipped = lambda error: run.notice(f"skipped: {error}")  # noqa: E731
+    return checkpoint.newest(run.folder, skipped, run_id=run.id).name
 
 
 def _tune(device: torch.device) -> None:
@@ -303,7 +361,11 @@ def _tune(device: torch.device) -> None:
 
 
 def _model(
-    plan: StagePlan, weights: Mapping[str, Tensor] | None, device: torch.device, where: object
+    plan: StagePlan,
+    weights: Mapping[str, Tensor] | None,
+    settings: Settings,
+    where: object,
+    team: Alone,
 ) -> nn.Module:
     model = plan.make_model()
     if weights is not None:
@@ -311,7 +373,9 @@ def _model(
     model.train()
     # Before the optimiser is made: `frozen` takes parameters out of it.
     model.set_batch_norm(plan.bn, plan.bn_momentum)  # type: ignore[operator]
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if team.size > 1 and plan.bn == "train" and settings.sync_bn and settings.device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _due(every: int | None, step: int, ended: bool) -> bool:
@@ -347,10 +411,12 @@ def _faults(plan: StagePlan, index: int) -> Iterator[None]:
             "value per channel)",
             f"raise {key}.batch, lower {key}.accumulate, or set {key}.bn=frozen_stats",
         ) from error
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory(error):
+            raise
         raise EnvironmentFault(
             "MEMORY",
             f"{key}.accumulate",
             f"out of memory with {part} images at a time at output stride {plan.output_stride}",
-            f"raise {key}.accumulate (now {plan.accumulate}), or take a smaller crop",
+            f"raise {key}.accumulate (now {plan.accumulate}), or {LESS_MEMORY}",
         ) from error

@@ -14,13 +14,20 @@ class Progress:
     """
 
     def __init__(
-        self, total: int, step: int, *, stream: TextIO | None = None, every: float = 30.0
+        self,
+        total: int,
+        step: int,
+        *,
+        stream: TextIO | None = None,
+        every: float = 30.0,
+        shown: bool = True,
     ) -> None:
         self._stream = stream or sys.stderr
         self._total, self._step, self._every = total, step, every
         self._said = time.monotonic()
+        self._shown = shown
         self._bar: tqdm | None = None
-        if self._stream.isatty():
+        if shown and self._stream.isatty():
             self._bar = tqdm(
                 total=total, initial=step, file=self._stream, unit="step", dynamic_ncols=True
             )
@@ -36,9 +43,12 @@ class Progress:
         text = f"loss {loss:.4f}, lr {rate:.2e}, {speed:.1f} images/s, data wait {waiting:.0%}"
         if self._bar is not None:
             self._bar.set_postfix_str(text)
-        elif time.monotonic() - self._said >= self._every or self._step == self._total:
+        elif self._shown and self._is_time():
             self._said = time.monotonic()
             print(f"step {self._step}/{self._total}: {text}", file=self._stream, flush=True)
+
+    def _is_time(self) -> bool:
+        return time.monotonic() - self._said >= self._every or self._step == self._total
 
     def close(self) -> None:
         if self._bar is not None:

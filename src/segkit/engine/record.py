@@ -27,9 +27,12 @@ from segkit.errors import (
     ExitCode,
     Interrupted,
     SegkitError,
+    without_secrets,
 )
-from segkit.whole_files import clean, faults, write_whole
+from segkit.limits import fault_of
+from segkit.whole_files import clean, faults, refuse_links, write_whole
 
+_FOLDERS = ("checkpoints", "logs", "tb")
 # What an unused folder may hold: a caller may have put its log there already.
 _HARMLESS = {".lock", "logs"}
 # What a run killed while it was being created may have left.
@@ -86,6 +89,8 @@ class Run:
         """
         with faults(folder, 0):
             folder.mkdir(parents=True, exist_ok=True)
+        for name in _FOLDERS:
+            refuse_links(folder, folder / name)
         lock = Lock(folder / ".lock")
         try:
             known = _holds_run(folder, resume)
@@ -95,6 +100,7 @@ class Run:
             }
             if known:
                 run_id = _read_id(folder / "run.json")
+                _make_folders(folder)
                 _clean_up(folder, notice)
                 _tell_of_lost_end(folder, notice)
             else:
@@ -212,9 +218,10 @@ class Run:
             self._board.picture(name, image, step)
 
     def write_log(self, name: str, text: str) -> Path:
-        """Put ``text`` into ``logs/name``."""
+        """Put ``text`` into ``logs/name``, without what the environment gave."""
         self.check()
-        write_whole(self.folder / "logs" / name, text.encode())
+        safe = without_secrets(text).encode(errors="backslashreplace")
+        write_whole(self.folder / "logs" / name, safe)
         return self.folder / "logs" / name
 
     def __enter__(self) -> Self:
@@ -241,7 +248,7 @@ class Run:
             with suppress(SegkitError):
                 self.settle()
             with suppress(SegkitError):
-                self.status(**end_of(error))
+                self.status(**end_of(fault_of(error) or error))
         if not isinstance(error, Interrupted):
             with suppress(SegkitError):
                 self.write_log("error-rank0.log", "".join(traceback.format_exception(error)))
@@ -295,10 +302,14 @@ def _holds_run(folder: Path, resume: bool) -> bool:
     return known
 
 
-def _create(folder: Path, texts: Mapping[str, bytes], run_id: str) -> None:
-    with faults(folder, 0):
-        for name in ("checkpoints", "logs", "tb"):
+def _make_folders(folder: Path) -> None:
+    for name in _FOLDERS:
+        with faults(folder / name, 0):
             (folder / name).mkdir(exist_ok=True)
+
+
+def _create(folder: Path, texts: Mapping[str, bytes], run_id: str) -> None:
+    _make_folders(folder)
     for name, text in texts.items():
         write_whole(folder / name, text)
     for name in ("metrics.jsonl", "timing.jsonl"):

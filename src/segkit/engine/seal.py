@@ -14,6 +14,7 @@ from torch import Tensor
 from segkit.errors import CheckpointError, NumericsError, RefusedError
 from segkit.tensor_header import check_header
 
+
 def digest(data: bytes) -> str:
     """The SHA-256 of ``data`` as 64 hex digits."""
     return hashlib.sha256(data).hexdigest()

@@ -7,6 +7,7 @@ time limit). A second signal leaves at once.
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -17,6 +18,7 @@ from segkit.errors import ExitCode, Interrupted
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
+_ECHO_SECONDS = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -29,10 +31,17 @@ class StopRequested(BaseException):
 
 
 class Stop:
-    """The flag. True once a signal came."""
+    """The flag. True once a signal came.
 
-    def __init__(self) -> None:
+    ``patient``: one of several processes, which must not be torn out of what they do together. It
+    breaks no wait off by itself, and takes signals in quick succession for one, for a launcher and
+    a terminal may both send it.
+    """
+
+    def __init__(self, patient: bool = False) -> None:
         self.signal: signal.Signals | None = None
+        self.patient = patient
+        self._came = 0.0
         self._waiting = False
 
     def __bool__(self) -> bool:
@@ -43,8 +52,14 @@ class Stop:
 
     def request(self, number: int) -> None:
         self.signal = signal.Signals(number)
-        if self._waiting:
+        self._came = time.monotonic()
+        if self._waiting and not self.patient:
             raise StopRequested
+
+    @property
+    def insisted(self) -> bool:
+        """Whether one more signal now means: at once."""
+        return bool(self) and not (self.patient and time.monotonic() - self._came < _ECHO_SECONDS)
 
     def wait(
         self, call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
@@ -55,7 +70,8 @@ class Stop:
         """
         self._waiting = True
         try:
-            self.check()
+            if not self.patient:
+                self.check()
             return call(*args, **kwargs)
         finally:
             self._waiting = False
@@ -72,17 +88,19 @@ class Stop:
 
 
 @contextmanager
-def stopping(on_leave: Callable[[], None] = lambda: None) -> Iterator[Stop]:
+def stopping(on_leave: Callable[[], None] = lambda: None, patient: bool = False) -> Iterator[Stop]:
     """Handle the signals while inside, and restore the old handlers after.
 
-    ``on_leave`` is called before a second signal ends the process. Main thread only.
+    ``on_leave`` is called before a second signal ends the process; ``patient`` see ``Stop``. Main
+    thread only.
     """
-    stop = Stop()
+    stop = Stop(patient)
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        if stop:
+        if stop.insisted:
             leave(number, on_leave)
-        stop.request(number)
+        if not stop:
+            stop.request(number)
 
     before = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:

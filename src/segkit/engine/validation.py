@@ -11,6 +11,7 @@ from torch import nn
 from segkit.engine import checkpoint
 from segkit.engine.record import Run
 from segkit.engine.signals import Stop, StopRequested
+from segkit.engine.team import Alone
 from segkit.errors import CheckpointError, ConfigError
 
 
@@ -25,13 +26,17 @@ class Validation:
         run: Run,
         validate: Callable[[nn.Module, int], Mapping[str, Any]] | None,
         on_validation: Callable[[int, Mapping[str, Any]], None],
+        team: Alone,
     ) -> None:
         self._run, self._validate, self._on_validation = run, validate, on_validation
         self.best_step, self._best = -1, -math.inf
-        self._last = -1
+        self._last, self._team = -1, team
         for row in run.metrics():
             if "validation" in row:
                 self._remember(row["step"], row["validation"])
+        self._last, self.best_step, self._best = team.share(
+            (self._last, self.best_step, self._best)
+        )
         self.mark_best()
 
     def __call__(self, model: nn.Module, step: int, stage: str, stop: Stop) -> None:
@@ -39,7 +44,7 @@ class Validation:
         if self._validate is None or step == self._last:
             return
         try:
-            with watching(model):
+            with watching(model), self._team.phase("validation"):
                 score = _plain(stop.wait(self._validate, model, step))
         except StopRequested:
             return  # the run that is resumed here does it
@@ -60,6 +65,8 @@ class Validation:
 
     def mark_best(self) -> None:
         """Point ``best.json`` at the best checkpoint, if it does not yet."""
+        if not self._team.leads:
+            return
         path = self._run.checkpoints / f"step-{self.best_step:08d}"
         with suppress(CheckpointError):
             if checkpoint.best(self._run.folder) == path:
