@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from segkit.errors import EnvironmentFault, RefusedError
+from segkit.limits import fault_of
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -113,7 +114,7 @@ def faults(path: Path, needed: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _fault(error, path, needed) from error
+        raise fault_of(error) or _fault(error, path, needed) from error
 
 
 def _fault(error: OSError, path: Path, needed: int) -> EnvironmentFault:

@@ -1,7 +1,8 @@
 """R and G9 rows: processes that die or hang, memory that is not there, resumes that are refused."""
 
 from cases import Case, typed
-from sandbox import TINY
+from PIL import Image
+from sandbox import TINY, Sandbox
 
 TRAIN = typed(*TINY, "workers=2", "worker_timeout=1")
 # Two pictures, the second (val-000001) goes wrong.
@@ -39,4 +40,41 @@ CRF = [
     )
 ]  # fmt: skip
 
-CASES = [*WORKERS, *CRF]
+
+def big_photo(box: Sandbox) -> tuple[str, ...]:
+    Image.new("RGB", (3000, 3000)).save(box.work / "photo.png")
+    return "predict", "photo.png", "ckpt=runs/x"
+
+
+LESS = "lower schedule.batch, augment.crop or workers"
+LIMITS = [
+    Case(
+        "R10", "memory-train", typed(*TINY, "augment.crop=769", "schedule.batch=16"),
+        6, "ENV-MEMORY", LESS, inject="memory:500", status=True,
+    ),
+    Case(
+        "R10", "memory-eval", typed("eval", "dataset.size=2049", "dataset.val.count=1"),
+        6, "ENV-MEMORY", LESS, inject="memory:200", needs_run=True,
+    ),
+    Case("R10", "memory-predict", big_photo, 6, "ENV-MEMORY", LESS, inject="memory:200",
+         needs_run=True),
+    Case(
+        "R11", "batches-beyond-memory",
+        typed(*TINY, "workers=2", "augment.crop=4097", "schedule.batch=1024"), 6, "ENV-MEMORY",
+        "workers: batches in flight need 786816 MiB", status=True,
+    ),
+    Case(
+        "R", "open-files", typed(*TINY, "workers=2"), 6, "ENV-WORKER-START", "type ulimit -n 1024",
+        inject="files:2",
+    ),
+    Case(
+        "R", "open-files-crf", EVAL_CRF, 6, "ENV-CRF-START", "type ulimit -n 1024",
+        inject="files:2", needs_run=True,
+    ),
+    Case(
+        "R", "processes", typed(*TINY, "workers=2"), 6, "ENV-WORKER-START", "type ulimit -u",
+        inject="processes",
+    ),
+]  # fmt: skip
+
+CASES = [*WORKERS, *CRF, *LIMITS]

@@ -1,8 +1,10 @@
 """Faults of processes and moments: workers that die or hang, marks to send a signal at."""
 
 import ctypes
+import errno
 import importlib
 import os
+import resource
 import signal
 import sys
 import time
@@ -98,7 +100,32 @@ def _pause(argument: str) -> None:
     setattr(place, function, slow)
 
 
+def _memory(mebibytes: str) -> None:
+    """``memory:150``: from here on, so many MiB more than now may be mapped."""
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    most = mapped + int(mebibytes) * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _files(count: str) -> None:
+    """``files:3``: so many more files than now may be open."""
+    most = max(map(int, os.listdir("/proc/self/fd"))) + int(count)  # noqa: PTH208 - names only
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _processes(_: str) -> None:
+    """What fork says at the limit of processes, which root does not have."""
+
+    def refuse() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    os.fork = refuse
+
+
 INJECTORS: dict[str, Callable[[str], None]] = {
+    "memory": _memory,
+    "files": _files,
+    "processes": _processes,
     "reading": _reading,
     "crf": _crf,
     "pause": _pause,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from segkit.errors import DataError
+from segkit.limits import fault_of
 
 
 def open_file(path: str | Path) -> BinaryIO:
@@ -19,6 +20,8 @@ def open_file(path: str | Path) -> BinaryIO:
     except FileNotFoundError:
         raise DataError("MISSING-FILE", path, "no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        if limit := fault_of(error):
+            raise limit from None
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError("UNREADABLE", path, reason) from None
     status = os.fstat(descriptor)

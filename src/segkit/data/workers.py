@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from segkit.errors import EnvironmentFault, SegkitError
+from segkit.limits import fault_of, free_memory
 
 T = TypeVar("T")
 Note = Callable[[int], None]
@@ -73,8 +74,15 @@ def shared_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """A zeroed array that forked children write and this process reads.
 
     Anonymous memory, so that the size of ``/dev/shm`` (64 MB in many containers) is no limit.
+    Raises EnvironmentFault where it is more than is free: the system would give it out all the
+    same, and kill somebody in the middle of the training.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
+    free = free_memory()
+    if free is not None and size > free:
+        what = f"batches in flight need {size / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free"
+        fix = "type workers=0, or lower schedule.batch or augment.crop"
+        raise EnvironmentFault("MEMORY", "workers", what, fix)
     try:
         return np.ndarray(shape, dtype, buffer=mmap.mmap(-1, max(size, 1)))
     except (OSError, MemoryError, OverflowError) as error:
@@ -115,7 +123,9 @@ class _Crew(Generic[T]):
         except OSError as error:
             self.close()
             what = f"worker {len(self.members)} cannot be started ({error.strerror})"
-            raise EnvironmentFault("WORKER-START", "workers", what, "use fewer workers") from None
+            limit = fault_of(error)
+            fix = f"{limit.what}; {limit.fix}" if limit else "use fewer workers"
+            raise EnvironmentFault("WORKER-START", "workers", what, fix) from None
 
     def results(self, tasks: Sequence[int], ahead: int) -> Iterator[T]:
         sent = 0

@@ -22,6 +22,7 @@ from segkit import errors
 from segkit.errors import ConfigError, EnvironmentFault
 from segkit.inference.crf import DenseCrf, load_pydensecrf
 from segkit.inference.crf_worker import receive_array, receive_header, send
+from segkit.limits import fault_of
 
 POLL_SECONDS = 0.5
 
@@ -83,7 +84,9 @@ class CrfPool(Generic[S]):
             for worker in self._workers:
                 worker.kill()
             what = f"process {len(self._workers)} cannot be started ({fault.strerror})"
-            raise EnvironmentFault("CRF-START", "crf=true", what, "crf=false") from fault
+            limit = fault_of(fault)
+            fix = f"{limit.what}; {limit.fix}" if limit else "crf=false"
+            raise EnvironmentFault("CRF-START", "crf=true", what, fix) from fault
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
