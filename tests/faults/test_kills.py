@@ -43,7 +43,7 @@ def whole(
 
     def find(words: Sequence[str]) -> Whole:
         if tuple(words) not in made:
-            box = Sandbox(tmp_path_factory.mktemp("whole") / "box", server)  # type: ignore[arg-type]
+            box = Sandbox(tmp_path_factory.mktemp("whole") / "box", server)
             seconds = box.ok(*RUN, *words).seconds
             made[tuple(words)] = Whole(outcome(box.run_folder), seconds)
         return made[tuple(words)]
