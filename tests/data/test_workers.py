@@ -241,6 +241,6 @@ def alive(pid: int) -> bool:
 
 
 def test_too_much_shared_memory_is_said_in_one_line() -> None:
-    with pytest.raises(EnvironmentFault, match="MiB of batches"):
+    with pytest.raises(EnvironmentFault, match="batches in flight need"):
         shared_array((2**50,), np.float32)
     assert shared_array((0, 3), np.float32).shape == (0, 3)
