@@ -189,7 +189,8 @@ def check_batches(net: Segmenter, values: Values) -> None:
         images = stage["batch"] // (parts * place().size)
         if images < net.min_train_batch:
             key = f"schedule.stages.{number}"
-            found = f"{images} image at a time leaves image pooling's batch norm one value"
+            among = f" on each of {place().size} devices" if place().size > 1 else ""
+            found = f"{images} image at a time{among} leaves image pooling's batch norm one value"
             fix = f"raise schedule.batch, lower schedule.accumulate, or {key}.bn=frozen_stats"
             raise ConfigError("BATCH-NORM", f"{key}.batch", found, fix)
 

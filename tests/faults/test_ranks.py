@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from figures import keep
-from many import all_well, launched, together, torchrun
+from many import all_well, free_port, launched, together, torchrun
 from safetensors.torch import load_file
 from sandbox import TINY, Sandbox, living, outcome
 from torch import Tensor
@@ -97,12 +97,17 @@ def test_rank_counts_may_change_over_resumes(box: Sandbox) -> None:
 
 
 @pytest.mark.faults
-def test_two_ranks_repeat_themselves_bit_by_bit(box: Sandbox) -> None:
-    all_well(box, 2, *TINY)
-    first = outcome(box.run_folder)
-    box.run_folder.rename(box.work / "runs/first")
-    all_well(box, 2, *TINY)
-    assert outcome(box.run_folder) == first
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_repeat_themselves_bit_by_bit(box: Sandbox, size: int) -> None:
+    """Also when they are stopped in the middle."""
+    words = (*TINY, "schedule.batch=6", "resume=true")
+    all_well(box, size, *words)
+    whole = outcome(box.run_folder)
+    box.run_folder.rename(box.work / "runs/whole")
+    ends = [rank.wait() for rank in together(box, size, *words, inject="terminate_at:2@1")]
+    assert {end.code for end in ends} == {143}
+    all_well(box, size, *words)
+    assert outcome(box.run_folder) == whole
 
 
 @pytest.mark.parametrize("count", ["1", "7"])
@@ -316,6 +321,20 @@ def test_plain_torchrun(box: Sandbox) -> None:
     ).wait()  # fmt: skip
     assert again.code == 0, again.err
     assert outcome(box.run_folder) == whole
+
+
+@pytest.mark.faults
+def test_two_launchers_make_one_job(box: Sandbox) -> None:
+    """What several machines do, on one: two launchers that meet at an address."""
+    endpoint = f"127.0.0.1:{free_port()}"
+    options = ["--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--rdzv-id=job"]
+    words = (*TINY, "schedule.batch=8")
+    nodes = [torchrun(box, *words, options=[*options, "--local-addr=127.0.0.1"]) for _ in range(2)]
+    ends = [node.wait(180) for node in nodes]
+    assert [end.code for end in ends] == [0, 0], "\n".join(end.err for end in ends)
+    recorded = json.loads((box.run_folder / "environment.json").read_text())
+    assert recorded["ranks"] == 4
+    assert [step for step, _ in order(box.run_folder)] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.faults

@@ -189,7 +189,16 @@ class Team(Alone):
             # Torch renames this argument; the new name is unknown to versions that segkit runs on.
             warnings.simplefilter("ignore", FutureWarning)
             # Buffers are averaged after each update instead: see Update.
-            joined = DistributedDataParallel(network, device_ids=index, broadcast_buffers=False)
+            joined = DistributedDataParallel(
+                network,
+                device_ids=index,
+                broadcast_buffers=False,
+                # After its first step DDP arranges gradients anew, and with them the order in which
+                # three or more ranks add up: a resumed run, whose first step comes later, would end
+                # in other bits. Looking for unused parameters keeps the arrangement. On CUDA, where
+                # bits are not promised, its cost is saved.
+                find_unused_parameters=self.size > 2 and index is None,
+            )
         # The loss is divided by the valid pixels of ALL ranks, so gradients add up; DDP's mean
         # would weigh a rank by its share of the batch, not of the pixels.
         joined.register_comm_hook(None, _add_up)
