@@ -17,8 +17,11 @@ from segkit import parts, restored
 from segkit.config import compose
 from segkit.data.images import read_image
 from segkit.data.normalise import normalise
+from segkit.errors import ConfigError, DataError
 from segkit.models.segmenter import Segmenter
 from segkit.models.weights import load_backbone
+from segkit.rules import check_device
+from segkit.schema import CHOICES
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,24 @@ class Preprocess:
     std: tuple[float, float, float]
 
     def __call__(self, image: str | Path | np.ndarray) -> Tensor:
-        rgb = read_image(image) if isinstance(image, str | Path) else np.asarray(image)
+        rgb = read_image(image) if isinstance(image, str | Path) else checked_image(image)
         normalised = normalise(rgb, self.mean, self.std).transpose(2, 0, 1)
         return torch.from_numpy(np.ascontiguousarray(normalised))[None]
+
+
+def checked_image(image: np.ndarray) -> np.ndarray:
+    """``image``, if it is an RGB array; what else it is, if not."""
+    if not isinstance(image, np.ndarray):
+        raise DataError("IMAGE", "image", f"is a {type(image).__name__}", "a path or an array")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        found = f"{image.dtype} of shape {list(image.shape)}"
+        raise DataError("IMAGE", "image", found, "RGB as uint8 [H, W, 3]")
+    return image
+
+
+def check_stride(value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError("RANGE", "os", f"{value!r}", "allowed: 8, 16, 32")
 
 
 def load(
@@ -45,8 +63,17 @@ def load(
     """The network of a run or checkpoint folder, in eval mode, at output stride ``os``.
 
     Maps a normalised batch ``[B, 3, H, W]`` to logits ``[B, C, H, W]``; ``net.labels`` are its
-    classes, ``net.preprocess`` turns images into such batches. Raises ``CheckpointError``.
+    classes, ``net.preprocess`` turns images into such batches. Raises ``CheckpointError``, and
+    ``ConfigError`` for an argument that cannot be.
     """
+    if os is not None:
+        check_stride(os)
+    if kind not in CHOICES["ckpt_kind"]:
+        raise ConfigError(
+            "CHOICE", "kind", f"{kind!r}", f"choices: {', '.join(CHOICES['ckpt_kind'])}"
+        )
+    for error in check_device(device):
+        raise error
     path = restored.find(str(run), "runs", kind)
     target = parts.device_of({"device": device})
     trained = restored.load(path, os=os, device=target, config_dir=config_dir)
@@ -69,6 +96,12 @@ def build(
     ``overrides`` are typed as on the command line (``"model.dropout=0.2"``); ``pretrained`` as
     there: ``imagenet`` (never downloaded here), ``none`` or a path. Raises ``ConfigError``.
     """
+    check_stride(os)
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise ConfigError("RANGE", "num_classes", f"{num_classes!r}", "1 or more")
+    if isinstance(overrides, str):
+        fix = f"a tuple: overrides=({overrides!r},)"
+        raise ConfigError("TYPE", "overrides", "is one text", fix)
     typed = [f"backbone={backbone}", f"os={os}", f"multi_grid={multi_grid}", f"model={model}"]
     values = compose("train", [*typed, *overrides], config_dir).values
     net = parts.network_of(values, num_classes, os)

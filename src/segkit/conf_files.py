@@ -62,8 +62,13 @@ def sound_text(path: Path) -> str:
         raise yaml_error(path, error) from error
     except RecursionError as error:
         raise ConfigError("YAML", shown(path), "is nested too deeply") from error
-    if tree is not None:
-        _Size(path).of(tree)
+    if tree is None:
+        return text
+    if not isinstance(tree, yaml.MappingNode):
+        raise ConfigError(
+            "YAML", place(path, tree.start_mark), "is not a set of keys", "key: value"
+        )
+    _Size(path).of(tree)
     return text
 
 

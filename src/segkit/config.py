@@ -80,6 +80,7 @@ def compose(command: str, overrides: Sequence[str] = (), config_dir: str | None 
     name. Interpolations are resolved; the result is plain data.
     """
     register()
+    check_encoding(overrides)
     now = [o for o in overrides if not is_late(command, o, overrides)]
     typed = [quote_path(quote_numeric_choice(o)) for o in now]
     extra = [search_path(config_dir)] if config_dir else []
@@ -91,6 +92,16 @@ def compose(command: str, overrides: Sequence[str] = (), config_dir: str | None 
             return plain(cfg, command, config_dir, overrides)
     except COMPOSING_ERRORS as error:
         raise placed(translate(error, command, overrides, config_dir), overrides) from error
+
+
+def check_encoding(overrides: Sequence[str]) -> None:
+    """Refuse words that are no text: they could not be written down again."""
+    for word in overrides:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            key = word.partition("=")[0]
+            raise ConfigError("SYNTAX", key, f"{word!a} is not UTF-8", "rename it") from error
 
 
 def is_late(command: str, override: str, overrides: Sequence[str]) -> bool:
@@ -247,7 +258,7 @@ def quote_path(override: str) -> str:
     """``runs=my own/läufe`` as Hydra needs it; what is quoted or interpolated already stays."""
     key, equals, value = override.partition("=")
     plain = re.fullmatch(r"[\w./~-]*", value, re.ASCII)
-    if key.lstrip("+") not in PATH_KEYS or not equals or plain or value[0] in "'\"$":
+    if key.lstrip("+") not in PATH_KEYS or not equals or plain or value[0] in "'\"":
         return override
     if re.search(r"\$\{", value):
         return override
@@ -278,7 +289,7 @@ def translate(
     if any(isinstance(e, YAMLError) for e in chain):
         return ConfigError("YAML", yaml_place(chain), yaml_problem(chain))
     if any(type(e).__name__ == "OverrideParseException" for e in chain):
-        return syntax_error(str(error), overrides)
+        return syntax_error(error, overrides)
     if bad := re.search(r"Missing mandatory value: (\S+)", text):
         return ConfigError("MISSING", bad[1], "has no value", f"type {bad[1]}=...")
     first = str(error).strip().splitlines() or [type(error).__name__]
@@ -367,8 +378,9 @@ def yaml_problem(chain: Sequence[BaseException]) -> str:
     return problems[0] if problems else str(chain[-1]).splitlines()[0]
 
 
-def syntax_error(text: str, overrides: Sequence[str]) -> ConfigError:
-    typed = next((o for o in overrides if o and o in text), text.splitlines()[0])
+def syntax_error(error: BaseException, overrides: Sequence[str]) -> ConfigError:
+    said = str(getattr(error, "override", "") or str(error).splitlines()[0])
+    typed = next((o for o in overrides if o and o in said), said)
     return ConfigError("SYNTAX", typed, "not understood", "overrides look like key=value")
 
 

@@ -8,10 +8,10 @@ import functools
 import importlib
 import importlib.util
 import inspect
-import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from segkit.conf_files import nearest
@@ -20,12 +20,21 @@ from segkit.errors import ConfigError, RefusedError
 # Keys of a node that are for segkit, not for the constructor.
 OWN_KEYS = ("name", "_target_", "train_split", "val_split", "val")
 
-# What a node of segkit's own may name: the room where it is defined, and what it can do.
+
+@dataclass(frozen=True)
+class Role:
+    """What a node may name in segkit: where it is defined, what it is handed, what it can do."""
+
+    room: str
+    arguments: frozenset[str]
+    method: str
+
+
 ROLES = {
-    "model": ("segkit.models.heads", "forward"),
-    "backbone": ("segkit.models.backbones", "forward"),
-    "dataset": ("segkit.data", "read"),
-    "loss": ("segkit.losses", "normaliser"),
+    "model": Role("segkit.models.heads", frozenset({"features", "num_classes"}), "forward"),
+    "backbone": Role("segkit.models.backbones", frozenset({"output_stride"}), "forward"),
+    "dataset": Role("segkit.data", frozenset({"split"}), "read"),
+    "loss": Role("segkit.losses", frozenset({"ignore_label"}), "normaliser"),
 }
 
 _trusted: list[str] = []
@@ -66,8 +75,8 @@ def resolve(path: str, key: str) -> Callable[..., Any]:
     The path is judged before anything is imported, for importing already runs code.
     """
     module, _, name = path.rpartition(".")
-    room, ability = ROLES[key]
-    own, trusted = inside(module, [room]), inside(module, _trusted)
+    role = ROLES[key]
+    own, trusted = inside(module, [role.room]), inside(module, _trusted)
     if not own and not trusted:
         what = "is no part for this" if path.startswith("segkit.") else "is outside segkit"
         raise RefusedError(
@@ -81,7 +90,7 @@ def resolve(path: str, key: str) -> Callable[..., Any]:
     if not callable(found):
         raise ConfigError("TARGET", f"{key}._target_", f"{path!r} cannot be called")
     home = str(getattr(found, "__module__", ""))
-    if not (inside(home, _trusted) if trusted else home == module and makes(found, ability)):
+    if not (inside(home, _trusted) if trusted else home == module and plays(found, role)):
         found_there = f"{path!r} is not a {key} that is defined there"
         raise RefusedError("TARGET", f"{key}._target_", found_there, "name it where it is defined")
     return typing.cast(Callable[..., Any], found)
@@ -92,10 +101,12 @@ def inside(module: str, modules: Sequence[str]) -> bool:
     return any(module == m or module.startswith(f"{m}.") for m in modules)
 
 
-def makes(found: Any, ability: str) -> bool:
-    """Whether a class, or what a function is annotated to return, has the method ``ability``."""
+def plays(found: Any, role: Role) -> bool:
+    """Whether a class, or a function annotated to return one, is made for ``role``."""
     made = typing.get_type_hints(found).get("return") if inspect.isfunction(found) else found
-    return inspect.isclass(made) and hasattr(made, ability)
+    if not inspect.isclass(made) or not hasattr(made, role.method):
+        return False
+    return role.arguments <= inspect.signature(found).parameters.keys()
 
 
 def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> None:
@@ -117,8 +128,11 @@ def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], ke
 
 
 def reads_environment(value: Any) -> bool:
-    """Whether a stored value stands for one that came from the environment."""
-    return isinstance(value, str) and bool(re.search(r"\$\{\s*oc\.env\s*:", value))
+    """Whether a stored value stands for one that came from the environment.
+
+    Of all interpolations these alone are written down as they were typed.
+    """
+    return isinstance(value, str) and "${" in value
 
 
 def fits(value: Any, hint: Any) -> bool:

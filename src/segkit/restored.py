@@ -16,11 +16,12 @@ from segkit.config import Composed
 from segkit.data.labels import LabelSet
 from segkit.engine import checkpoint
 from segkit.engine.record import read_status
-from segkit.errors import CheckpointError
+from segkit.errors import CheckpointError, ConfigError
 from segkit.identity import digest
 from segkit.models.segmenter import Segmenter
 from segkit.models.weights import load_segmenter
-from segkit.stored import data_places, restore
+from segkit.rules import check
+from segkit.stored import restore, with_places
 
 # What an evaluation takes from the run unless it is typed: the data set's own protocol.
 INHERITED = ("tta", "densecrf", "eval")
@@ -56,7 +57,8 @@ def find(ckpt: str | None, runs: str, kind: str) -> Path:
 
     Raises ``CheckpointError`` with what to type when there is none.
     """
-    run = newest_finished(Path(runs)) if ckpt is None else Path(ckpt).expanduser()
+    home = typed_path(runs)
+    run = newest_finished(home) if ckpt is None else typed_path(ckpt)
     if re.match(r"\w+://", str(ckpt)):
         raise CheckpointError("MISSING", ckpt, "is an address; checkpoints are read from disk only")
     if run.is_file() and run.name == checkpoint.MANIFEST:
@@ -67,10 +69,17 @@ def find(ckpt: str | None, runs: str, kind: str) -> Path:
         fix = "ckpt= takes a run or checkpoint folder; foreign weights go to pretrained="
         raise CheckpointError("FORMAT", run, "is a file, not a checkpoint folder", fix)
     if not run.is_dir():
-        known = [p.name for p in sorted(Path(runs).glob("*")) if (p / "run.json").exists()]
+        known = [p.name for p in sorted(home.glob("*")) if (p / "run.json").exists()]
         fix = f"runs in {runs}: {', '.join(known[-5:]) or 'none'}"
         raise CheckpointError("MISSING", run, "no such run", fix)
     return checkpoint.best(run) if kind == "best" else checkpoint.newest(run)
+
+
+def typed_path(text: str) -> Path:
+    """A path as typed: a shell leaves the ~ of ``runs=~/here`` alone."""
+    with suppress(RuntimeError):  # ~ of nobody known here
+        return Path(text).expanduser()
+    return Path(text)
 
 
 def newest_finished(runs: Path) -> Path:
@@ -92,8 +101,9 @@ def load(path: Path, *, os: int | None, device: torch.device, config_dir: str | 
     The network is in eval mode on ``device``.
     """
     saved = checkpoint.load(path)
-    config = restore(saved.config, config_dir, path / checkpoint.MANIFEST)
-    config.values["dataset"] = config.values["dataset"] | data_places(path.parent.parent)
+    stored = with_places(saved.config, path.parent.parent)
+    config = restore(stored, config_dir, path / checkpoint.MANIFEST)
+    check_values(config, path / checkpoint.MANIFEST)
     labels = LabelSet.from_dict(saved.labels)
     train_os = tuple(int(stage["os"]) for stage in parts.stages_of(config.values))
     net = parts.network_of(config.values, labels.num_classes, os or train_os[-1])
@@ -111,6 +121,14 @@ def load(path: Path, *, os: int | None, device: torch.device, config_dir: str | 
         # Over the values as stored: a key that segkit gained since is no part of that run.
         digest=digest(saved.config["values"]),
     )
+
+
+def check_values(config: Composed, where: Path) -> None:
+    """The rules of a config, broken by a checkpoint."""
+    try:
+        check(config.values)
+    except ConfigError as error:
+        raise CheckpointError("CONFIG", where, f"{error.where}: {error.what}", error.fix) from error
 
 
 def inherit(command: Composed, run: Composed) -> dict[str, Any]:

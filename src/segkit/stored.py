@@ -71,6 +71,14 @@ def data_places(folder: Path) -> dict[str, str]:
     return {k: v for k in ("root", "cache") if isinstance(v := dataset.get(k), str)}
 
 
+def with_places(stored: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """A checkpoint's config, and where the run in ``folder`` found its data."""
+    values = stored.get("values")
+    if not isinstance(values, Mapping) or not isinstance(values.get("dataset"), Mapping):
+        return stored
+    return {**stored, "values": {**values, "dataset": {**values["dataset"], **data_places(folder)}}}
+
+
 def restore(stored: Mapping[str, Any], config_dir: str | None, where: object) -> Composed:
     """Rebuild a stored config from SHIPPED configs, by choice names and plain values.
 

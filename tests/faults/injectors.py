@@ -13,6 +13,7 @@ from typing import Any
 import injectors_disk
 import injectors_ranks
 import injectors_runtime
+import injectors_security
 from injectors_ranks import before_update
 
 
@@ -48,4 +49,5 @@ INJECTORS: dict[str, Callable[[str], None]] = {
     **injectors_disk.INJECTORS,
     **injectors_ranks.INJECTORS,
     **injectors_runtime.INJECTORS,
+    **injectors_security.INJECTORS,
 }

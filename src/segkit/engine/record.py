@@ -147,6 +147,8 @@ class Run:
         started = self._status.get("started_at", _now())
         last = self._status.get("last_checkpoint")
         self._status = {"run": self.id, "started_at": started, "last_checkpoint": last}
+        if self._not_bit_exact:
+            self._status["not_bit_exact"] = self._not_bit_exact
         self.status("running", step=step)
         if self._tensorboard:
             self._board = Board(self.folder / "tb", step)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from segkit.errors import CheckpointError
+from segkit.errors import CheckpointError, without_secrets
 from segkit.models.weight_files import WeightFile, find, read
 
 __all__ = ["ImageNetWeights", "Origin", "WeightFile", "load_backbone", "load_segmenter"]
@@ -90,7 +90,7 @@ def load_backbone(
         )
     fitting = _in_our_names(tensors, source or _ANY_FILE)
     loaded, left = _fill(backbone, fitting, where=str(path), strict=strict)
-    return Origin(kind, path.name, digest, loaded, tuple(left))
+    return Origin(kind, without_secrets(path.name), digest, loaded, tuple(left))
 
 
 def load_segmenter(
