@@ -32,8 +32,9 @@ def open_run(
 ) -> Run:
     """Create or take up the run folder; notices go to stderr."""
     environment = environment_now(device) | {"weights": weights}
-    if composed.values["resume"]:
-        note_differences(environment_before(folder), environment)
+    changed = differences_from(environment_before(folder), environment)
+    if composed.values["resume"] and changed:
+        notice(f"not bit-exact because {changed}")
     return Run.open(
         folder,
         resume=composed.values["resume"],
@@ -44,6 +45,7 @@ def open_run(
         labels=labels.to_dict(),
         notice=notice,
         tensorboard=composed.values["log"]["tensorboard"],
+        not_bit_exact=changed,
     )
 
 
@@ -76,12 +78,11 @@ def environment_before(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def note_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """One line when a resumed run can no longer end in the same bits."""
+def differences_from(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Why a resumed run can no longer end in the same bits; empty where it can."""
     watched = ("torch", "device", "cpu_capability", "threads", "ranks")
     changed = [f"{k} {before[k]} -> {now[k]}" for k in watched if before.get(k, now[k]) != now[k]]
-    if changed:
-        notice(f"not bit-exact because {', '.join(changed)}")
+    return ", ".join(changed)
 
 
 def check_resume(folder: Path, composed: Composed) -> None:

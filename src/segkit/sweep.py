@@ -52,6 +52,7 @@ def sweep(
 
 def launch(command: str, job: Any, arguments: Sequence[str]) -> None:
     """Hydra's own command line with ``--multirun``; it reads ``sys.argv``."""
+    arguments = [*arguments, "hydra/job_logging=none"]  # segkit logs elsewhere: it would stay empty
     before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["segkit", "--multirun", *arguments], "1"
     try:

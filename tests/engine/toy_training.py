@@ -6,7 +6,7 @@ best scores and retention: all in a few milliseconds a step.
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class ToyBatch:
     images: Tensor
     labels: Tensor
     ids: list[str]
+    origin: dict[str, Any] = field(default_factory=dict)
 
 
 def make_net() -> Net:

@@ -49,7 +49,8 @@ class Augment(Protocol):
 class Batch:
     """``images`` float32 [B,3,h,w]; ``labels`` [B,h,w], uint8 up to 255 classes, else int32.
 
-    They are this rank's share; ``ids``, ``epochs`` and ``indices`` are those of the whole step.
+    They are this rank's share; the rest is that of the whole step. ``seeds`` are what the
+    augmentation of each sample drew from.
     """
 
     images: Tensor
@@ -57,6 +58,12 @@ class Batch:
     ids: list[str]
     epochs: list[int]
     indices: list[int]
+    seeds: list[int]
+
+    @property
+    def origin(self) -> dict[str, list[int]]:
+        """All that it takes to make the batch again, with the data set and its ``Augment``."""
+        return {"epochs": self.epochs, "indices": self.indices, "augment_seeds": self.seeds}
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,11 @@ def train_batches(
         timeout=timeout,
         should_stop=should_stop,
     )
-    return _batches(dataset, results, images, labels, pin)
+
+    def seed_of(epoch: int, index: int) -> int:
+        return augment_seed(seed, stage, epoch, index)
+
+    return _batches(dataset, results, images, labels, seed_of, pin)
 
 
 def eval_samples(
@@ -189,12 +200,15 @@ def _batches(
     results: Iterator[tuple[int, list[int], list[int]]],
     images: np.ndarray,
     labels: np.ndarray,
+    seed_of: Callable[[int, int], int],
     pin: bool,
 ) -> Iterator[Batch]:
     try:
         for slot, epochs, indices in results:
             ids = [str(dataset.ids[index]) for index in indices]
-            yield Batch(_copy(images[slot], pin), _copy(labels[slot], pin), ids, epochs, indices)
+            seeds = list(map(seed_of, epochs, indices))
+            share = _copy(images[slot], pin), _copy(labels[slot], pin)
+            yield Batch(*share, ids, epochs, indices, seeds)
     finally:
         results.close()  # type: ignore[attr-defined]
 

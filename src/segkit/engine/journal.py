@@ -4,11 +4,12 @@ Reading a loss back from a GPU waits for everything queued on it. So values stay
 until ``flush`` fetches all of them at once.
 """
 
+import hashlib
 import json
 import math
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ class Step:
     gradient_norm: Tensor
     pixels: Tensor
     ids: Sequence[str]
+    origin: Mapping[str, Any]
 
 
 class Journal:
@@ -52,9 +54,10 @@ class Journal:
         self._waited += waited
         self._progress.advance()
 
-    def flush(self) -> None:
+    def flush(self, last_sha256: str | None = None) -> None:
         """Write what was added. Raises NumericsError for a loss or gradient that is not finite;
-        the steps before it are written, and its own batch is named in ``logs/``.
+        the steps before it are written, and what its batch was made of goes into ``logs/``, with
+        ``last_sha256`` where it is the last step's.
         """
         if not self._steps:
             return
@@ -66,7 +69,8 @@ class Journal:
         for step, row in zip(steps[:bad], rows, strict=False):
             self._show(step, row)
         if bad < len(rows):
-            raise self._not_finite(steps[bad], rows[bad])
+            known = last_sha256 if bad == len(rows) - 1 else None
+            raise self._not_finite(steps[bad], rows[bad], known)
         self._time(steps, rows[-1])
 
     def _show(self, step: Step, row: dict[str, Any]) -> None:
@@ -89,8 +93,11 @@ class Journal:
         self._progress.show(loss=last["loss"], rate=last["lr"], speed=speed, waiting=waiting)
         self.restart()
 
-    def _not_finite(self, step: Step, row: dict[str, Any]) -> NumericsError:
-        facts = {key: str(value) for key, value in row.items()} | {"ids": list(step.ids)}
+    def _not_finite(self, step: Step, row: dict[str, Any], sha256: str | None) -> NumericsError:
+        # NaN and infinity are no JSON: values as text, all that makes the batch again as it is.
+        facts: dict[str, Any] = {key: str(value) for key, value in row.items()}
+        facts["step"] = step.step
+        facts |= {"ids": list(step.ids), **step.origin, "batch_sha256": sha256}
         name = f"non-finite-step-{step.step:08d}.json"
         path = self._run.write_log(name, json.dumps(facts, indent=1) + "\n")
         return NumericsError(
@@ -101,6 +108,14 @@ class Journal:
             + ", ".join(step.ids[:4]) + (", ..." if len(step.ids) > 4 else ""),
             f"all of them are in {path.name}; lower the learning rate, or look at those samples",
         )  # fmt: skip
+
+
+def digest(*tensors: Tensor) -> str:
+    """SHA-256 of the tensors' values, one after the other."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.contiguous().cpu().numpy().data)
+    return found.hexdigest()
 
 
 def _fetch(steps: Sequence[Step]) -> list[list[float]]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.engine import checkpoint
-from segkit.engine.journal import Journal, Step
+from segkit.engine.journal import Journal, Step, digest
 from segkit.engine.progress import Progress
 from segkit.engine.record import Run
 from segkit.engine.saving import Saving
@@ -31,7 +31,8 @@ from segkit.randomness import integer
 class Batch(Protocol):
     """``images`` float32 [B, 3, h, w], ``labels`` uint8 or int32 [B, h, w]: this process's share.
 
-    ``ids`` has one id for each image of the step, those of all processes.
+    ``ids`` has one id for each image of the step, those of all processes; ``origin`` is plain data
+    from which the batch can be made again.
     """
 
     @property
@@ -40,6 +41,8 @@ class Batch(Protocol):
     def labels(self) -> Tensor: ...
     @property
     def ids(self) -> Sequence[str]: ...
+    @property
+    def origin(self) -> Mapping[str, Any]: ...
 
 
 class Loss(Protocol):
@@ -190,7 +193,8 @@ def train(
                     team.beat(step)
                     journal.add(_entry(step, plan, done, batch), waited)
                     if not done.applied:
-                        journal.flush()  # raises, with the state of the step before
+                        # Raises, with the state of the step before.
+                        journal.flush(last_sha256=digest(batch.images, batch.labels))
 
             weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     run.finish(step)
@@ -315,7 +319,8 @@ def _next(batches: Iterator[Batch], stop: Stop) -> Batch | None:
 
 def _entry(step: int, plan: StagePlan, done: Done, batch: Batch) -> Step:
     return Step(
-        step, plan.name, done.rate, done.loss, done.gradient_norm, done.pixels, batch.ids
+        step, plan.name, done.rate, done.loss, done.gradient_norm, done.pixels, batch.ids,
+        batch.origin,
     )  # fmt: skip
 
 

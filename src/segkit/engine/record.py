@@ -57,6 +57,7 @@ class Run:
         texts: Mapping[str, bytes],
         notice: Callable[[str], None],
         tensorboard: bool,
+        not_bit_exact: str,
     ) -> None:
         self.folder, self.id, self.resumed = folder, id, resumed
         self.config, self.labels = config, labels
@@ -65,6 +66,7 @@ class Run:
         self._logs = {name: Log(folder / f"{name}.jsonl") for name in ("metrics", "timing")}
         self._board: Board | None = None
         self._begun = self._full = False
+        self._not_bit_exact = not_bit_exact
         self._status: dict[str, Any] = read_status(folder)
 
     @classmethod
@@ -80,12 +82,14 @@ class Run:
         labels: Mapping[str, Any],
         notice: Callable[[str], None],
         tensorboard: bool = True,
+        not_bit_exact: str = "",
     ) -> Self:
         """Create ``folder`` (or, with ``resume``, take up the run in it) and lock it.
 
-        ``run_id`` names a new run; a resumed one keeps its own. Raises ConfigError for a used
-        folder without ``resume``, EnvironmentFault if another process has it or it cannot be
-        written.
+        ``run_id`` names a new run; a resumed one keeps its own. ``not_bit_exact`` says what a
+        resumed one has changed that can change its bits; the record keeps it. Raises ConfigError
+        for a used folder without ``resume``, EnvironmentFault if another process has it or it
+        cannot be written.
         """
         with faults(folder, 0):
             folder.mkdir(parents=True, exist_ok=True)
@@ -121,6 +125,7 @@ class Run:
             texts=texts,
             notice=notice,
             tensorboard=tensorboard,
+            not_bit_exact=not_bit_exact,
         )
 
     @property
@@ -146,9 +151,10 @@ class Run:
             _cut_back(self.folder / name, step)
         started = self._status.get("started_at", _now())
         last = self._status.get("last_checkpoint")
+        why = [*self._status.get("not_bit_exact", []), self._not_bit_exact] if step else []
         self._status = {"run": self.id, "started_at": started, "last_checkpoint": last}
-        if self._not_bit_exact:
-            self._status["not_bit_exact"] = self._not_bit_exact
+        if any(why):
+            self._status["not_bit_exact"] = [reason for reason in why if reason]
         self.status("running", step=step)
         if self._tensorboard:
             self._board = Board(self.folder / "tb", step)
