@@ -23,7 +23,7 @@ from segkit.protocol import crf_pool, predictor_of
 from segkit.report.names import prediction_path, relative_names
 from segkit.report.pictures import encode_png, overlay, palette_png
 from segkit.restored import Trained
-from segkit.whole_files import write_whole
+from segkit.whole_files import refuse_links, write_whole
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -46,6 +46,8 @@ def main(composed: Composed) -> int:
     trained = restored.load(path, os=values["os"], device=device, config_dir=composed.config_dir)
     values = restored.inherit(composed, trained.config)
     out = Path(values["out"]) if values["out"] else trained.run / "predictions"
+    if not values["out"]:
+        refuse_links(trained.run, out)
     with stopping() as stop:
         try:
             count = stop.wait(run, paths, trained, values, device, out, stop)
@@ -89,9 +91,9 @@ def run(
     colours, ignore = trained.labels.colours, trained.labels.ignore_label
 
     def write(photo: Photo, labels: np.ndarray) -> None:
-        palette_png(prediction_path(out / "labels", photo.id), labels, colours, ignore)
+        palette_png(prediction_path(out, f"labels/{photo.id}"), labels, colours, ignore)
         picture = Image.fromarray(overlay(photo.rgb, labels, colours, ignore=ignore))
-        write_whole(prediction_path(out / "overlay", photo.id), encode_png(picture))
+        write_whole(prediction_path(out, f"overlay/{photo.id}"), encode_png(picture))
 
     with ExitStack() as stack:
         bar = stack.enter_context(

@@ -1,6 +1,7 @@
 """Files, configs and links that attack, many in one process."""
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import figures
 import payloads
 import pytest
+import torch
 from cases_security import TARGETS, at, checkpoints, photo, reseal
 from sandbox import TINY, Sandbox
 
@@ -19,6 +21,7 @@ import segkit
 from segkit.engine import checkpoint
 from segkit.engine.seal import tensors_from
 from segkit.errors import CheckpointError, RefusedError
+from segkit.models.backbones.resnet import r_tiny
 from segkit.models.weight_files import read
 
 ROOT = Path(__file__).parents[2]
@@ -249,3 +252,33 @@ def test_nothing_is_fetched_by_an_import(box: Sandbox) -> None:
         [sys.executable, "-c", code], cwd=Path(__file__).parent, env=box.env, check=False
     )
     assert done.returncode == 0
+
+
+# -- C13 and C16: weights and checkpoints that go well ---------------------------------------------
+
+
+def test_weights_of_a_wrapped_half_precision_network_load(box: Sandbox) -> None:
+    state = {f"module.{k}": v.half() for k, v in backbone_state().items() if v.is_floating_point()}
+    torch.save(state, box.work / "weights.pth")
+    box.ok(*TINY, "pretrained=weights.pth")
+    origin = json.loads((box.run_folder / "environment.json").read_text())["weights"]
+    assert (origin["kind"], origin["keys_loaded"]) == ("file", len(state))
+
+
+def test_what_a_partial_file_left_out_is_recorded(box: Sandbox) -> None:
+    state = backbone_state()
+    del state["conv1.weight"]
+    torch.save(state | {"more": torch.zeros(2)}, box.work / "weights.pth")
+    box.ok(*TINY, "pretrained=weights.pth", "pretrained_strict=false")
+    origin = json.loads((box.run_folder / "environment.json").read_text())["weights"]
+    assert origin["not_loaded"] == ["conv1.weight"]
+
+
+def backbone_state() -> dict[str, torch.Tensor]:
+    return dict(r_tiny(output_stride=16).state_dict())
+
+
+def test_a_resume_of_nothing_is_a_fresh_start_and_says_so(box: Sandbox) -> None:
+    box.run_folder.mkdir(parents=True)
+    result = box.ok(*TINY, "resume=true")
+    assert "no run to resume, fresh start" in result.err
