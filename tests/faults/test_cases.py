@@ -8,12 +8,13 @@ from cases import Case
 from cases_checkpoints import CASES as CHECKPOINTS
 from cases_config import CASES as CONFIG
 from cases_disk import CASES as DISK
+from cases_files import CASES as FILES
 from cases_runtime import CASES as RUNTIME
 from cases_security import CASES as SECURITY
 from sandbox import Sandbox
 from seven_checks import check_all_seven, look
 
-CASES = [*CONFIG, *CHECKPOINTS, *DISK, *RUNTIME, *SECURITY]
+CASES = [*CONFIG, *CHECKPOINTS, *DISK, *FILES, *RUNTIME, *SECURITY]
 MARKS = {"fast": (), "slow": (pytest.mark.faults,), "long": (pytest.mark.long,)}
 
 
