@@ -55,6 +55,9 @@ def serve() -> None:
     import injectors  # noqa: F401 - imported before the forks, like all of segkit
     import torch
     import torch._dynamo  # seconds of imports at the first optimiser: here once
+    import torch.utils.tensorboard
+    from matplotlib import font_manager  # noqa: F401 - lists the fonts anew in every fresh home
+    from matplotlib.backends import backend_agg  # noqa: F401
 
     import segkit.eval
     import segkit.predict

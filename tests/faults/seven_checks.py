@@ -91,6 +91,8 @@ def _beside(box: Sandbox) -> frozenset[str]:
     """What lies beside and around the working directory."""
     outer = [p for p in box.root.parent.iterdir()]
     inner = [p for name in ("home", "tmp") for p in (box.root / name).rglob("*")]
+    # A new interpreter's torch makes an empty folder of its own there.
+    inner = [p for p in inner if not p.name.startswith("torchinductor_")]
     return frozenset(str(p) for p in [*outer, *inner, *box.root.iterdir()])
 
 
