@@ -65,3 +65,21 @@ def test_class_paths_outside_segkit_are_refused(path: str) -> None:
 def test_a_missing_class_is_named(path: str) -> None:
     with pytest.raises(ConfigError, match=path):
         instantiate.partial({"_target_": path}, "model")
+
+
+@pytest.mark.parametrize(
+    ("role", "path"),
+    [
+        ("dataset", "segkit.data.pairs.Path"),  # imported there, defined elsewhere
+        ("dataset", "segkit.data.loader.train_batches"),  # segkit's own, but no data set
+        ("dataset", "segkit.data.files.os.remove"),
+        ("loss", "segkit.losses.ConfigError"),
+        ("model", "segkit.models.heads.v3.Head"),
+        ("model", "segkit.engine.files.append"),  # another room
+        ("backbone", "segkit.models.heads.v3.V3Head"),
+    ],
+)
+def test_only_parts_made_for_a_role_play_it(role: str, path: str) -> None:
+    with pytest.raises((RefusedError, ConfigError)) as caught:
+        instantiate.resolve(path, role)
+    assert caught.value.where == f"{role}._target_"
