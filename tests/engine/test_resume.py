@@ -1,10 +1,11 @@
-"""A resumed run is the uninterrupted run, bit for bit: planned stops, and kills at any moment."""
+"""A resumed run is the uninterrupted run, bit for bit, after a planned stop at any step.
+
+Kills at any moment: tests/test_interruptions.py and tests/faults/test_kills.py.
+"""
 
 import hashlib
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -167,29 +168,3 @@ def test_resuming_nothing_is_a_fresh_start_and_says_so(
     toy.train_toy(tmp_path / "run", resume=True, notice=said.append)
     assert "fresh start" in said[0]
     assert same(toy.outcome(tmp_path / "run"), whole)
-
-
-def kill_trials(folder: Path, *arguments: object) -> dict[str, Any]:
-    """Run the trials in a process of their own, which forks before torch has a thread."""
-    script = Path(__file__).with_name("kill_trials.py")
-    command = [sys.executable, script, folder, *arguments]
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
-
-
-def test_kill_9_at_random(tmp_path: Path) -> None:
-    """K1, K8."""
-    report = kill_trials(tmp_path, 4, 2)
-    assert report["hits"] > 0
-    assert report["different"] == []
-
-
-@pytest.mark.slow
-def test_kill_9_at_random_many_times(tmp_path: Path) -> None:
-    report = kill_trials(tmp_path, 30, 3)
-    assert report["hits"] > 30
-    assert report["different"] == []
