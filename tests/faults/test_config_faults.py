@@ -84,6 +84,7 @@ def test_a_failing_run_does_not_tell_either(own_data: Sandbox) -> None:
     assert not holding(SECRET, own_data.work / "runs")
 
 
+@pytest.mark.faults
 def test_a_stored_secret_is_asked_for_by_its_key(own_data: Sandbox) -> None:
     mine = own_data.work / "conf/dataset/secret.yaml"
     own_data.ok(*TINY, *OWN, inject="own_modules:")
@@ -140,6 +141,7 @@ def test_a_config_dir_of_any_name_is_read(tmp_path: Path, name: str) -> None:
     assert values["seed"] == 7
 
 
+@pytest.mark.faults
 def test_odd_names_go_through_train_eval_and_predict(box: Sandbox) -> None:
     (box.work / "real").mkdir()
     (box.work / "läufe, meine").symlink_to("real")
@@ -166,6 +168,7 @@ def test_a_checkpoint_does_not_know_where_it_was_made(trained: Sandbox, tmp_path
         assert str(tmp_path).encode() not in file.read_bytes()
 
 
+@pytest.mark.faults
 def test_a_typed_root_is_found_again_and_stays_out_of_the_checkpoint(own_data: Sandbox) -> None:
     own_data.ok(*TINY, *OWN, "dataset.root=/my/place", inject="own_modules:")
     assert not holding("/my/place", own_data.run_folder / "checkpoints")

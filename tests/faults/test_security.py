@@ -239,6 +239,7 @@ def test_dependencies_are_pinned_by_hash_above_the_floors() -> None:
         assert tuple(map(int, found[1].split("."))) >= floor
 
 
+@pytest.mark.faults
 def test_nothing_is_fetched_by_an_import(box: Sandbox) -> None:
     for words in (["--help"], ["train", "--cfg", "job"], ["train", "--help"], ["eval", "ckpt=x"]):
         result = box.run(*words, inject="no_network:")
@@ -265,6 +266,7 @@ def test_weights_of_a_wrapped_half_precision_network_load(box: Sandbox) -> None:
     assert (origin["kind"], origin["keys_loaded"]) == ("file", len(state))
 
 
+@pytest.mark.faults
 def test_what_a_partial_file_left_out_is_recorded(box: Sandbox) -> None:
     state = backbone_state()
     del state["conv1.weight"]
