@@ -17,7 +17,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("call", ["write", "fsync"])
+@pytest.mark.parametrize("call", ["write", pytest.param("fsync", marks=pytest.mark.faults)])
 def test_logs_return_with_the_room(box: Sandbox, call: str) -> None:
     """R6: no row is lost or doubled, and it is said once."""
     faults = [f"fail:{call}:ENOSPC:{part}:2-3" for part in (".jsonl", "tfevents", "status.json")]
