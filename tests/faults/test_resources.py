@@ -29,9 +29,9 @@ def orphans() -> Iterator[list[float]]:
     ("words", "fault"),
     [
         ((*TINY, "name=y", "workers=2"), "pause:step/3/20"),
-        ((*TINY, "name=y", "workers=2"), "reading:hangs/5"),
+        pytest.param((*TINY, "name=y", "workers=2"), "reading:hangs/5", marks=pytest.mark.faults),
         (EVAL_CRF, "pause:scoring/1/20"),
-        (EVAL_CRF, "crf:SIGSTOP"),
+        pytest.param(EVAL_CRF, "crf:SIGSTOP", marks=pytest.mark.faults),
     ],
     ids=["train", "train-hung-worker", "eval-crf", "eval-hung-crf"],
 )

@@ -30,6 +30,7 @@ HUNG = {
     "eval-workers": EVAL,
     "eval-crf": (*EVAL, "crf=true"),
 }
+FAST = ("train-workers", "eval")
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,10 @@ def test_other_commands_stop(
     trained.ok(*words)
 
 
-@pytest.mark.parametrize("name", HUNG)
+@pytest.mark.parametrize(
+    "name",
+    [n if n in FAST else pytest.param(n, marks=pytest.mark.faults) for n in HUNG],
+)
 def test_a_stuck_wait_does_not_hold_up_the_stop(
     trained: Sandbox, trials: list[float], name: str
 ) -> None:
@@ -189,6 +193,7 @@ def test_a_stop_ends_a_whole_sweep(box: Sandbox, trials: list[float]) -> None:
     assert len(list((box.work / "runs").glob("*/run.json"))) == 1, "another job was begun"
 
 
+@pytest.mark.faults
 def test_no_signal_reaches_a_worker(box: Sandbox, finished_run: Path, trials: list[float]) -> None:
     """SLURM and Ctrl-C signal every process of the job, workers too: they leave that to the run."""
     running = box.start(*TINY, "workers=2", inject="pause:step/3/0.5")

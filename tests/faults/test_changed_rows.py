@@ -58,9 +58,14 @@ def test_a_resume_at_home_says_nothing_of_bits(box: Sandbox) -> None:
     ("word", "said", "allowed"),
     [
         ("schedule.stages.1.steps=3", "schedule.stages.1.steps: 2 -> 3", True),
-        ("schedule.batch=8", "schedule.batch: 4 -> 8", True),
-        ("seed=1", "seed: 0 -> 1", True),
-        ("+dataset.classes=[ring,disc]", "dataset.classes", False),
+        *(
+            pytest.param(*row, marks=pytest.mark.faults)
+            for row in (
+                ("schedule.batch=8", "schedule.batch: 4 -> 8", True),
+                ("seed=1", "seed: 0 -> 1", True),
+                ("+dataset.classes=[ring,disc]", "dataset.classes", False),
+            )
+        ),
     ],
 )
 def test_a_resume_may_change_only_what_it_names(
