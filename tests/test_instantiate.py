@@ -76,7 +76,7 @@ def test_a_missing_class_is_named(path: str) -> None:
         ("loss", "segkit.losses.ConfigError"),
         ("model", "segkit.models.heads.v3.Head"),
         ("model", "segkit.engine.files.append"),  # another room
-        ("backbone", "segkit.models.heads.v3.V3Head"),
+        ("backbone", "segkit.models.heads.v3.DeepLabV3"),
     ],
 )
 def test_only_parts_made_for_a_role_play_it(role: str, path: str) -> None:

@@ -1,11 +1,12 @@
-"""Rebuild the tables of results in README.md and docs/results/README.md from score files.
+"""Rebuild what README.md and docs/results/README.md say in numbers from files that runs wrote.
 
     python tools/results.py            rewrite both
     python tools/results.py --check    exit 1 if either is out of date
 
 Every folder under docs/results/ is one experiment: its ``score*.json`` as evaluations wrote them,
-pictures, and an optional ``run.json`` with ``command``, ``minutes`` and ``machine``. Nothing in the
-tables is typed by hand. In README.md the lines between the two ``results`` comments are replaced.
+pictures, and an optional ``run.json`` with ``command``, ``minutes``, ``machine``. The fault suite
+writes ``docs/results/reliability.json``. Nothing is typed by hand. In README.md the lines between
+the two ``results`` comments, and those between the two ``reliability`` comments, are replaced.
 """
 
 import argparse
@@ -21,7 +22,6 @@ from segkit.report.signature import Signature, percent, score_line
 from segkit.report.tables import markdown_table, markdown_text
 from segkit.whole_files import write_whole
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 RESULTS = Path("docs/results")
 
 
@@ -70,8 +70,12 @@ def pages(root: Path) -> list[tuple[Path, str]]:
     """The files this tool owns, wholly or in part, with what they should hold."""
     experiments = read_experiments(root / RESULTS)
     readme = root / "README.md"
-    block = overview(experiments, RESULTS.as_posix() + "/README.md")
-    found = [(readme, replace_block(readme, _read(readme), block))]
+    table = overview(experiments, RESULTS.as_posix() + "/README.md")
+    text = replace_block(readme, _read(readme), "results", table)
+    figures = root / RESULTS / "reliability.json"
+    if figures.exists():
+        text = replace_block(readme, text, "reliability", reliability(figures))
+    found = [(readme, text)]
     if experiments:
         found.append((root / RESULTS / "README.md", results_page(experiments)))
     return found
@@ -121,13 +125,47 @@ def results_page(experiments: list[Experiment]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def replace_block(path: Path, text: str, block: str) -> str:
-    """``text`` with ``block`` between its two marks; DataError where the marks are missing."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in after:
-        raise DataError("MARKS", path, "has no pair of marks", f"add {BEGIN} and {END} once")
-    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+def replace_block(path: Path, text: str, name: str, block: str) -> str:
+    """``text`` with ``block`` between the marks of ``name``; DataError where they are missing."""
+    first, last = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not (begin and end) or first in after:
+        raise DataError("MARKS", path, "has no pair of marks", f"add {first} and {last} once")
+    return f"{before}{first}\n{block}\n{last}{after}"
+
+
+# What is promised, the figures that a suite kept for it, and how they read.
+PROMISES = {
+    "B1": "{trials} runs killed with -9 at {kills} random moments ({in_a_save} in the middle of a "
+    "save), each resumed to its end: **{different} ends differ** in any bit.",
+    "B2": "A save killed at each of its {crash_points} system calls, and made to fail at "
+    "{failing_calls}: **{unloadable} times** no checkpoint loads.",
+    "B3": "Damaged checkpoints that were noticed: **{cuts_noticed} of {cuts}** cuts, "
+    "**{flips_noticed} of {flips}** flipped bits, **{swaps_noticed} of {swaps}** swapped files.",
+    "B4": "SIGINT, SIGTERM and SIGUSR1 at {signals} awkward moments: saved and out after at most "
+    "{signal_to_exit_worst} s.",
+    "B5": "Two processes, one killed: all down {killed_rank_0_seconds} s later (rank 0) and "
+    "{killed_rank_1_seconds} s later (rank 1); one hanging: {hung_rank_seconds} s, with a timeout "
+    "of 5 s. Processes alive 5 s after an end: **{alive_after_5_seconds}**.",
+    "B7": "{pickles} malicious pickles through {entry_points} entry points and {safetensors} "
+    "crafted tensor files: **{pickles_executed} executed**.",
+    "B8": "Evaluated by 1, 2 and 3 processes: **{differing_cells} cells** of the confusion matrix "
+    "differ.",
+    "B10": "Seeded defects caught by the test that should: **{caught} of {mutants}**.",
+}
+
+
+def reliability(path: Path) -> str:
+    """A sentence for each promise that the fault suite kept all figures of."""
+    figures = _read_json(path)
+    lines = []
+    for promise, sentence in PROMISES.items():
+        try:
+            lines.append("- " + sentence.format(**figures.get(promise, {})))
+        except KeyError:  # not measured: nothing is said
+            continue
+    return "\n".join(lines) or "Not measured."
 
 
 def _facts(experiment: Experiment) -> list[str]:

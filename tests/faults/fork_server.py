@@ -5,6 +5,7 @@ thread of torch, so that a fork is a fresh process in all but its imports. Reque
 lines of JSON over its standard streams.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -124,10 +125,8 @@ def become(request: Mapping[str, Any]) -> None:
 
 def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with contextlib.suppress(OSError, ValueError):
             stream.flush()
-        except (OSError, ValueError):
-            pass
 
 
 if __name__ == "__main__":

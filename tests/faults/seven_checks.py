@@ -89,7 +89,7 @@ def _newest(run: Path) -> str:
 
 def _beside(box: Sandbox) -> frozenset[str]:
     """What lies beside and around the working directory."""
-    outer = [p for p in box.root.parent.iterdir()]
+    outer = list(box.root.parent.iterdir())
     inner = [p for name in ("home", "tmp") for p in (box.root / name).rglob("*")]
     # A new interpreter's torch makes an empty folder of its own there.
     inner = [p for p in inner if not p.name.startswith("torchinductor_")]

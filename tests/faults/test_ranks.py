@@ -244,7 +244,7 @@ def test_a_killed_rank_ends_the_run_and_the_resumed_run_is_whole(box: Sandbox, v
     end = launched(box, *words).wait()
     assert end.code == 0, end.err
     assert outcome(box.run_folder) == whole
-    keep("B5", **{f"seconds after rank {victim} was killed": round(seconds, 1)})
+    keep("B5", **{f"killed_rank_{victim}_seconds": round(seconds, 1)})
 
 
 @pytest.mark.faults
@@ -259,7 +259,7 @@ def test_a_hanging_leader_ends_the_run(box: Sandbox) -> None:
     assert seconds < 5 + 15
     assert box.status()["error_id"] == "DIST-PEER-HUNG"
     assert not orphans(box)
-    keep("B5", **{"seconds after rank 0 hung, timeout 5": round(seconds, 1)})
+    keep("B5", hung_rank_seconds=round(seconds, 1))
 
 
 @pytest.mark.faults

@@ -148,3 +148,16 @@ def test_the_tables_of_this_repository_are_fresh(results):
         pytest.skip("no results are kept in this checkout")
     code, _, complaint = results("--check")
     assert code == 0, complaint
+
+
+def test_only_promises_with_all_their_figures_are_told(results, tmp_path):
+    marks = "<!-- reliability:begin -->\nold\n<!-- reliability:end -->\n"
+    (tmp_path / "README.md").write_text(README + marks)
+    figures = {"B8": {"differing_cells": 0}, "B3": {"cuts": 200}}
+    (tmp_path / "docs/results").mkdir(parents=True)
+    (tmp_path / "docs/results/reliability.json").write_text(json.dumps(figures))
+    assert results("--root", tmp_path)[0] == 0
+    told = (tmp_path / "README.md").read_text().partition(marks[:26])[2]
+    assert "**0 cells**" in told
+    assert "old" not in told
+    assert "cuts" not in told
