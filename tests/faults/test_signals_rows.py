@@ -34,16 +34,19 @@ FAST = ("train-workers", "eval")
 
 
 @pytest.fixture(scope="module")
-def trials() -> Iterator[list[float]]:
-    """Seconds from the signal to the exit, of every trial; nothing lived on after any of them."""
-    seconds: list[float] = []
-    yield seconds
-    if seconds:
-        figures.keep("B4", signal_to_exit_worst=round(max(seconds), 2), signals=len(seconds))
-        figures.keep("B5", alive_after_5_seconds=0, signal_trials=len(seconds))
+def trials() -> Iterator[list[tuple[float, int]]]:
+    """Of every trial: seconds from the signal to the exit, and what was alive 5 s after it."""
+    found: list[tuple[float, int]] = []
+    yield found
+    if found:
+        seconds, alive = zip(*found, strict=True)
+        figures.keep("B4", signal_to_exit_worst=round(max(seconds), 2), signals=len(found))
+        figures.keep("B5", alive_after_5_seconds=sum(alive), signal_trials=len(found))
 
 
-def stop(box: Sandbox, running: Running, number: int, times: int, trials: list[float]) -> Result:
+def stop(
+    box: Sandbox, running: Running, number: int, times: int, trials: list[tuple[float, int]]
+) -> Result:
     """Wait for the mark, send the signal, and make the checks that hold for every moment."""
     assert running.wait_for((box.work / "mark").exists), running.err.read_text()
     (box.work / "mark").unlink()
@@ -53,14 +56,16 @@ def stop(box: Sandbox, running: Running, number: int, times: int, trials: list[f
         time.sleep(0.2)
         running.kill(number)
     result = running.wait(30)
-    trials.append(time.monotonic() - began)
+    seconds = time.monotonic() - began
+    alive = living(result.pid)
+    trials.append((seconds, len(alive)))
     assert result.code == CODES[signal.Signals(number)], result.err
-    assert trials[-1] <= (2 if times == 2 else 10), f"took {trials[-1]:.1f} s"
+    assert seconds <= (2 if times == 2 else 10), f"took {seconds:.1f} s"
     assert "Traceback" not in result.out + result.err, result.err
     if times == 1:
         name = "SIGINT" if number == signal.SIGINT else "SIGTERM"
         assert result.last_line.startswith(f"segkit: error[STOP-{name}]: "), result.err
-    assert not living(result.pid), "a process of the session is still alive"
+    assert not alive, "a process of the session is still alive"
     return result
 
 
@@ -80,7 +85,7 @@ def check_status(box: Sandbox, number: int, *, saved: bool) -> None:
 @pytest.mark.parametrize("number", CODES, ids=lambda n: n.name)
 @pytest.mark.parametrize("moment", TRAINING)
 def test_a_training_stops_saved_and_goes_on(
-    box: Sandbox, finished_run: Path, trials: list[float], moment: str, number: int
+    box: Sandbox, finished_run: Path, trials: list[tuple[float, int]], moment: str, number: int
 ) -> None:
     running = box.start(*TINY, inject=f"pause:{moment}/0.3")
     stop(box, running, number, 1, trials)
@@ -93,7 +98,7 @@ def test_a_training_stops_saved_and_goes_on(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 @pytest.mark.parametrize("moment", TRAINING)
 def test_a_second_signal_ends_a_training_at_once(
-    box: Sandbox, finished_run: Path, trials: list[float], moment: str, number: int
+    box: Sandbox, finished_run: Path, trials: list[tuple[float, int]], moment: str, number: int
 ) -> None:
     running = box.start(*TINY, "workers=2", inject=f"pause:{moment}/20")
     stop(box, running, number, 2, trials)
@@ -104,7 +109,7 @@ def test_a_second_signal_ends_a_training_at_once(
 
 
 def test_a_signal_in_a_save_stops_saved(
-    box: Sandbox, finished_run: Path, trials: list[float]
+    box: Sandbox, finished_run: Path, trials: list[tuple[float, int]]
 ) -> None:
     """The fast one of the many above."""
     running = box.start(*TINY, "workers=2", inject="pause:save/5/0.3")
@@ -128,7 +133,7 @@ def photos(box: Sandbox, count: int = 6) -> None:
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_other_commands_stop(
-    trained: Sandbox, trials: list[float], name: str, times: int, number: int
+    trained: Sandbox, trials: list[tuple[float, int]], name: str, times: int, number: int
 ) -> None:
     moment, words = COMMANDS[name]
     photos(trained)
@@ -143,7 +148,7 @@ def test_other_commands_stop(
     [n if n in FAST else pytest.param(n, marks=pytest.mark.faults) for n in HUNG],
 )
 def test_a_stuck_wait_does_not_hold_up_the_stop(
-    trained: Sandbox, trials: list[float], name: str
+    trained: Sandbox, trials: list[tuple[float, int]], name: str
 ) -> None:
     """R4: a sample, or a CRF process, that takes for ever."""
     words = [word.replace("name=x", "name=y") for word in HUNG[name]]
@@ -172,7 +177,7 @@ def stopped_processes(session: int) -> int:
 
 
 @pytest.mark.faults
-def test_signals_during_imports(box: Sandbox, trials: list[float]) -> None:
+def test_signals_during_imports(box: Sandbox, trials: list[tuple[float, int]]) -> None:
     """From segkit's first line on. Before it Python itself starts, and has its own way to end."""
     rng = random.Random(0)
     for number in [*CODES, *CODES]:
@@ -186,7 +191,7 @@ def test_signals_during_imports(box: Sandbox, trials: list[float]) -> None:
 
 
 @pytest.mark.faults
-def test_a_stop_ends_a_whole_sweep(box: Sandbox, trials: list[float]) -> None:
+def test_a_stop_ends_a_whole_sweep(box: Sandbox, trials: list[tuple[float, int]]) -> None:
     words = [word for word in TINY if word != "name=x"]
     running = box.start(*words, "-m", "seed=1,2,3", "workers=2", inject="pause:step/3/0.3")
     stop(box, running, signal.SIGINT, 1, trials)
@@ -194,7 +199,9 @@ def test_a_stop_ends_a_whole_sweep(box: Sandbox, trials: list[float]) -> None:
 
 
 @pytest.mark.faults
-def test_no_signal_reaches_a_worker(box: Sandbox, finished_run: Path, trials: list[float]) -> None:
+def test_no_signal_reaches_a_worker(
+    box: Sandbox, finished_run: Path, trials: list[tuple[float, int]]
+) -> None:
     """SLURM and Ctrl-C signal every process of the job, workers too: they leave that to the run."""
     running = box.start(*TINY, "workers=2", inject="pause:step/3/0.5")
     assert running.wait_for((box.work / "mark").exists)
