@@ -30,17 +30,10 @@ from omegaconf.errors import (
 from omegaconf.resolvers import oc
 from yaml import YAMLError
 
-from segkit.conf_files import (
-    GROUPS,
-    choices_of,
-    conf_dir,
-    key_places,
-    nearest,
-    sound_text,
-    yaml_error,
-)
+from segkit.conf_files import GROUPS, choices_of, conf_dir, nearest
 from segkit.errors import ConfigError, hide
 from segkit.schema import ROOTS
+from segkit.sound_yaml import key_places, sound_text, yaml_error
 
 # Groups whose options look like numbers: Hydra refuses an integer as a choice, so they are quoted.
 NUMERIC_GROUPS = ("os", "multi_grid")

@@ -46,11 +46,7 @@ def work(composed: Composed, team: Alone) -> int:
     check_protocol(values, trained)
     dataset = parts.scored_set(values)
     check_labels(dataset, trained)
-    out = (
-        Path(values["out"])
-        if values["out"]
-        else trained.run / "scores" / slug(values, trained)
-    )
+    out = Path(values["out"]) if values["out"] else trained.run / "scores" / slug(values, trained)
     listed = parts.digest_of(dataset)
     team.compare({"config": trained.digest, "step": trained.step, "samples": listed})
     if not values["out"]:

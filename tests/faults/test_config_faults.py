@@ -12,9 +12,9 @@ from PIL import Image
 from sandbox import TINY, Sandbox
 
 import segkit
-from segkit.conf_files import sound_text
 from segkit.config import compose
 from segkit.errors import ConfigError, SegkitError
+from segkit.sound_yaml import sound_text
 
 # -- G8: secrets -----------------------------------------------------------------------------------
 

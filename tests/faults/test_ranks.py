@@ -67,7 +67,7 @@ def test_accumulation_and_ranks_share_the_batch(box: Sandbox) -> None:
     """One rank in four parts, two ranks in two: the global batch is the schedule's."""
     box.ok(*TINY, *FROZEN, "schedule.accumulate=4")
     one = box.run_folder.rename(box.work / "runs/one")
-    all_well(box, 2, *TINY, *FROZEN, "schedule.accumulate=2")
+    all_well(box, 2, *TINY, *FROZEN, "schedule.accumulate=2", "workers=2")
     assert order(one) == order(box.run_folder)
     losses = [
         [row["loss"] for row in metrics(run) if "loss" in row] for run in (one, box.run_folder)
@@ -226,7 +226,7 @@ def after_step(box: Sandbox, step: int) -> bool:
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_ends_the_run_and_the_resumed_run_is_whole(box: Sandbox, victim: int) -> None:
     """P1."""
-    words = (*TINY, "resume=true")
+    words = (*TINY, "resume=true", "workers=1")
     launched(box, *words).wait()
     whole = outcome(box.run_folder)
     box.run_folder.rename(box.work / "runs/whole")

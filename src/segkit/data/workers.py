@@ -6,7 +6,6 @@ end that is prompt, and no use of ``/dev/shm``.
 """
 
 import atexit
-import ctypes
 import math
 import mmap
 import multiprocessing
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 from segkit.errors import EnvironmentFault, SegkitError
+from segkit.lifeline import end_with_parent
 from segkit.limits import fault_of, free_memory
 
 T = TypeVar("T")
@@ -31,7 +31,6 @@ Note = Callable[[int], None]
 
 POLL_SECONDS = 0.5
 PREFETCH = 2
-_PR_SET_PDEATHSIG = 1
 
 
 class _Stopped(Exception):
@@ -213,7 +212,7 @@ def _serve(
     number: int,
     parent: int,
 ) -> None:
-    _leave_with(parent)
+    end_with_parent(parent)
     # The parent decides when to stop; a signal to the whole group must not break its last step.
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(ignored, signal.SIG_IGN)
@@ -236,15 +235,6 @@ def _attempt(work: Callable[[int, Note], Any], task: int, note: Note) -> tuple[A
         return work(task, note), None, ""
     except SegkitError as error:
         return None, error, traceback.format_exc()
-
-
-def _leave_with(parent: int) -> None:
-    """SIGKILL for this process when ``parent`` dies, however it dies."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "prctl"):
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)  # it died before the request was made
 
 
 def _signal_name(number: int) -> str:

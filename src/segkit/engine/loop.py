@@ -58,8 +58,8 @@ class Loss(Protocol):
 class StagePlan:
     """A stretch of updates with one model, one optimiser and one schedule.
 
-    ``batch`` images make one update, computed in ``accumulate`` equal parts by every process. ``make_model``
-    gives the network at ``output_stride``, with ``scores(images)`` and
+    ``batch`` images make one update, computed by every process in ``accumulate`` equal parts.
+    ``make_model`` gives the network at ``output_stride``, with ``scores(images)`` and
     ``set_batch_norm(mode, momentum)``. ``batches(step)`` yields the batches from ``step`` of the
     stage on. ``learning_rate(step)`` is the base rate, which ``set_learning_rate`` hands to the
     groups of the optimiser.

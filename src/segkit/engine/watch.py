@@ -225,7 +225,7 @@ class Watch:
 
 @contextmanager
 def deadline(seconds: float, error: SegkitError) -> Iterator[None]:
-    """End the process with ``error`` if what is inside takes longer: libraries may wait for ever."""
+    """End the process with ``error`` if what is inside takes longer; libraries may not end."""
     timer = threading.Timer(seconds, leave, [error])
     timer.daemon = True
     timer.start()

@@ -5,7 +5,6 @@ module, and when the parent is gone the pipe ends and so does this process. A me
 of JSON and the bytes it announces.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -16,8 +15,7 @@ import numpy as np
 
 from segkit.errors import SegkitError
 from segkit.inference.crf import DenseCrf, labels_of
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from segkit.lifeline import end_with_parent
 
 
 def send(pipe: BinaryIO, header: dict[str, Any], *payloads: Any) -> None:
@@ -68,19 +66,11 @@ def _out_of_memory(classes: int, height: int, width: int) -> list[str]:
     return ["EnvironmentFault", "CRF-MEMORY", "crf=true", what, "fewer workers, or crf=false"]
 
 
-def _die_with(parent: int) -> None:
-    """Linux ends this process when its parent dies, even in the middle of an image."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call above
-            sys.exit(0)
-
-
 def main() -> None:
     """``python -m segkit.inference.crf_worker PARENT_PID``."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the parent's to handle, and its end is ours
-    _die_with(int(sys.argv[1]))
+    end_with_parent(int(sys.argv[1]))
     try:
         serve(sys.stdin.buffer, sys.stdout.buffer)
     except (BrokenPipeError, EOFError):
