@@ -126,7 +126,7 @@ def load(path: Path, *, os: int | None, device: torch.device, config_dir: str | 
 def check_values(config: Composed, where: Path) -> None:
     """The rules of a config, broken by a checkpoint."""
     try:
-        check(config.values)
+        check(config.values, to_run=False)
     except ConfigError as error:
         raise CheckpointError("CONFIG", where, f"{error.where}: {error.what}", error.fix) from error
 

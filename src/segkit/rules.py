@@ -91,9 +91,14 @@ class ConfigErrors(ConfigError):
         return "\n".join(e.line() for e in self.errors)
 
 
-def check(values: Mapping[str, Any]) -> None:
-    """Raise ``ConfigErrors`` naming every broken rule of a composed config."""
+def check(values: Mapping[str, Any], *, to_run: bool = True) -> None:
+    """Raise ``ConfigErrors`` naming every broken rule of a composed config.
+
+    Without ``to_run`` it is another run's: how many processes are here does not matter to it.
+    """
     errors = [*check_leaves(values), *check_agreements(values)]
+    if to_run:
+        errors += check_processes(values)
     if errors:
         raise ConfigErrors(errors)
 
@@ -116,7 +121,6 @@ def check_leaves(values: Mapping[str, Any]) -> Iterator[ConfigError]:
 def check_agreements(values: Mapping[str, Any]) -> Iterator[ConfigError]:
     """Rules over more than one key, and over keys with a grammar of their own."""
     yield from check_device(str(values["device"]))
-    yield from check_devices(values["devices"])
     yield from check_name(values.get("name"))
     yield from check_dataset(values.get("dataset") or {})
     yield from check_protocol(values)
@@ -130,12 +134,22 @@ def check_device(device: str) -> Iterator[ConfigError]:
         yield ConfigError("CHOICE", "device", f"{device!r}", "choices: auto, cpu, cuda, cuda:N")
 
 
-def check_devices(devices: int) -> Iterator[ConfigError]:
-    """``devices=N`` starts processes; a launcher has started this one already."""
+def check_processes(values: Mapping[str, Any]) -> Iterator[ConfigError]:
+    """``devices=N`` starts processes, or a launcher has; they must share every batch equally."""
     found = place().size
-    if found > 1 and devices not in (1, found):
-        what = f"{devices} asked for, the launcher started {found} processes"
+    if found > 1 and values["devices"] not in (1, found):
+        what = f"{values['devices']} asked for, the launcher started {found} processes"
         yield ConfigError("DEVICES", "devices", what, "leave it out under torchrun")
+    ranks = max(values["devices"], found)
+    if ranks == 1 or "schedule" not in values:
+        return
+    for number, stage in enumerate(values["schedule"]["stages"]):
+        batch = stage["batch"] or values["schedule"]["batch"]
+        parts = values["schedule"]["accumulate"] * ranks
+        if batch % max(parts, 1):
+            keys = f"devices, schedule.accumulate, schedule.stages.{number}.batch"
+            what = f"{batch} images cannot be shared by {ranks} devices in {parts} equal parts"
+            yield ConfigError("RANGE", keys, what)
 
 
 def check_name(name: str | None) -> Iterator[ConfigError]:
@@ -181,13 +195,9 @@ def check_stage(
 ) -> Iterator[ConfigError]:
     schedule, crop = values["schedule"], values["augment"]["crop"]
     batch = stage["batch"] or schedule["batch"]
-    ranks = max(values["devices"], place().size)
-    shares = schedule["accumulate"] * ranks
-    if shares >= 1 and batch % shares:
+    if schedule["accumulate"] >= 1 and batch % schedule["accumulate"]:
         keys = f"schedule.accumulate, schedule.stages.{number}.batch"
-        among = f" on {ranks} devices: of {shares}" if ranks > 1 else ""
-        found = f"{batch} is not a multiple of {schedule['accumulate']}{among}"
-        yield ConfigError("RANGE", keys if ranks == 1 else f"devices, {keys}", found)
+        yield ConfigError("RANGE", keys, f"{batch} is not a multiple of {schedule['accumulate']}")
     stride = stage["os"] or values["os"]
     power_of_two = stride >= 2 and stride & (stride - 1) == 0
     if not power_of_two:
