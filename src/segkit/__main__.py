@@ -12,6 +12,11 @@ import sys
 def entry() -> None:
     """Take over streams and signals, then run the command line."""
     open_missing_streams()
+    if "RANK" in os.environ:  # one of several processes: none outlives its launcher
+        from segkit.lifeline import end_with_parent
+        from segkit.ranks import launcher
+
+        end_with_parent(launcher(), signal.SIGTERM)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, stopped)
     from segkit.cli import entry as run
@@ -28,7 +33,8 @@ def stopped(number: int, frame: object) -> None:  # noqa: ARG001
     name, code = ("SIGINT", 130) if number == signal.SIGINT else ("SIGTERM", 143)
     line = f"segkit: error[STOP-{name}]: stopped; what was saved before is whole\n"
     try:
-        os.write(2, line.encode())
+        if "SEGKIT_LAUNCHED" not in os.environ:  # its launcher says it, once for all
+            os.write(2, line.encode())
     finally:
         os._exit(code)
 

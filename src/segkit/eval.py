@@ -4,6 +4,7 @@ import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,12 +44,12 @@ def work(composed: Composed, team: Alone) -> int:
         print(f"checkpoint: {path}", file=sys.stderr)
     trained = restored.load(path, os=values["os"], device=device, config_dir=composed.config_dir)
     values = restored.inherit(composed, trained.config)
-    check_protocol(values, trained)
+    if team.leads:
+        check_protocol(values, trained)
     dataset = parts.scored_set(values)
     check_labels(dataset, trained)
     out = Path(values["out"]) if values["out"] else trained.run / "scores" / slug(values, trained)
-    listed = parts.digest_of(dataset)
-    team.compare({"config": trained.digest, "step": trained.step, "samples": listed})
+    team.compare(facts(values, trained, dataset, out))
     if not values["out"]:
         refuse_links(trained.run, out)
     make_folder(out)
@@ -59,13 +60,24 @@ def work(composed: Composed, team: Alone) -> int:
 
     with stopping(patient=team.size > 1) as stop:
         try:
-            score = stop.wait(run, dataset, trained, values, device, out, stop, team)
+            with team.phase("evaluating"):
+                score = stop.wait(run, dataset, trained, values, device, out, stop, team)
         except StopRequested:
+            team.agree(stop)  # on the signal, where only another process got it
             raise stop.interrupted(out, "evaluation stopped, no score written") from None
     if team.leads:
         signature = sign(score, trained, values, device)
         report(score, signature, dataset, baseline, out)
     return ExitCode.OK
+
+
+def facts(values: parts.Values, trained: Trained, dataset: Dataset, out: Path) -> dict[str, Any]:
+    """What must be the same in every process for their counts to add up to one score."""
+    keys = ("os", "ms", "flip", "crf", "precision", "tta", "densecrf", "eval")
+    asked = {key: str(values[key]) for key in keys}
+    own = {"config": trained.digest, "step": trained.step, "out": str(out)}
+    listed = {"samples": parts.digest_of(dataset), "classes": ",".join(dataset.labels.names)}
+    return asked | own | listed | parts.versions()
 
 
 # -- the evaluation ----------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from segkit import ranks
@@ -59,10 +60,6 @@ def run_ranks(words: Sequence[str], devices: int, folder: Path) -> BaseException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // devices)))
-    os.environ[ranks.LAUNCHED] = "1"
-    # Its own account of a failure would follow the one line that says what happened.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -77,22 +74,41 @@ def run_ranks(words: Sequence[str], devices: int, folder: Path) -> BaseException
         signals_to_handle=SIGNALS,
         shutdown_timeout=SHUTDOWN_SECONDS,
     )
-    try:
-        elastic_launch(config, sys.executable)("-P", "-m", "segkit", *words)
-    except (ChildFailedError, SignalException) as error:
-        return error
-    finally:
-        del os.environ[ranks.LAUNCHED]
+    with surroundings(devices):
+        try:
+            elastic_launch(config, sys.executable)("-P", "-m", "segkit", *words)
+        except (ChildFailedError, SignalException) as error:
+            return error
     return None
+
+
+@contextmanager
+def surroundings(devices: int) -> Iterator[None]:
+    """The environment of the processes, and of a sweep's next job what it was before."""
+    before = dict(os.environ)
+    handlers = {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS.split(",")}
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // devices)))
+    os.environ[ranks.LAUNCHED] = str(os.getpid())
+    # Torch's own account of a failure would follow the one line that says what happened.
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        for name, handler in handlers.items():
+            signal.signal(getattr(signal, name), handler)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def cause(failed: BaseException, verdicts: Sequence[Verdict]) -> SegkitError:
     """The error to report: what the processes said, else what was seen of them."""
     number = getattr(failed, "sigval", None)
     stopped = [v for v in verdicts if v.code in (ExitCode.SIGINT, ExitCode.SIGTERM)]
-    said = [v for v in verdicts if v not in stopped] or stopped
-    if said:
+    if said := [v for v in verdicts if v not in stopped]:
         return Retold(said[0])
+    if stopped:
+        return RetoldStop(stopped[0])
     if number is not None:
         name = "SIGINT" if number == signal.SIGINT else "SIGTERM"
         return Interrupted(name, "", "stopped before anything was saved")
@@ -100,6 +116,17 @@ def cause(failed: BaseException, verdicts: Sequence[Verdict]) -> SegkitError:
     code = failure.exitcode
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with {code}"
     return DistributedFault("PEER-DIED", f"rank {rank}", how, "out of memory? see RUN/logs")
+
+
+class RetoldStop(Interrupted):
+    """The last line of a process that was stopped: a sweep ends with it, too."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__("SIGINT" if verdict.code == ExitCode.SIGINT else "SIGTERM", "", "stopped")
+        self.verdict = verdict
+
+    def line(self) -> str:
+        return self.verdict.line
 
 
 class Retold(SegkitError):

@@ -2,19 +2,18 @@
 
 import functools
 import os
-import signal
 import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+import segkit
 from segkit import instantiate
 from segkit.data.labels import LabelSet
 from segkit.data.loader import Dataset
 from segkit.engine.team import Alone, Team, silence
 from segkit.errors import ConfigError, EnvironmentFault
-from segkit.lifeline import end_with_parent
 from segkit.models.segmenter import Segmenter, build_segmenter
 from segkit.optim import Rule
 from segkit.ranks import place
@@ -30,7 +29,11 @@ def device_of(values: Values) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise EnvironmentFault("NO-CUDA", "device", "no CUDA device here", "type device=cpu")
-    if name == "cuda" and (here := place()).size > 1:
+    if name.startswith("cuda") and (here := place()).size > 1:
+        cards = torch.cuda.device_count()
+        if name != "cuda" or here.local_rank >= cards:
+            what = f"{here.local_size} processes on this machine, device={name}, {cards} cards"
+            raise ConfigError("DEVICES", "device", what, "one process for each card, device=cuda")
         name = f"cuda:{here.local_rank}"
         torch.cuda.set_device(here.local_rank)
     return torch.device(name)
@@ -48,7 +51,6 @@ def team_of(values: Values) -> Alone:
     here = place()
     if here.size == 1:
         return Alone()
-    end_with_parent(os.getppid(), signal.SIGTERM)
     if here.rank:
         silence()
     return Team(here.rank, here.size, device_of(values), values["rank_timeout"])
@@ -100,6 +102,11 @@ def scored_set(values: Values) -> Dataset:
 def split_of(values: Values) -> str:
     """The split that is evaluated."""
     return str(values["eval"]["split"] or values["dataset"]["val_split"])
+
+
+def versions() -> dict[str, Any]:
+    """What several processes must have in common, and a record should name."""
+    return {"torch": torch.__version__, "segkit": segkit.__version__}
 
 
 def digest_of(dataset: Dataset) -> str:
@@ -184,12 +191,15 @@ def check_batches(net: Segmenter, values: Values) -> None:
     Samples are a stream without a short last batch, so the smallest forward is batch/accumulate.
     """
     parts = values["schedule"]["accumulate"]
+    # Batch norm over all devices sees the images of all of them.
+    joined = values["sync_bn"] and device_count(values["device"]) is not None
+    apart = 1 if joined else place().size
     for number, stage in enumerate(stages_of(values)):
         net.set_batch_norm(stage["bn"])
-        images = stage["batch"] // (parts * place().size)
+        images = stage["batch"] // (parts * apart)
         if images < net.min_train_batch:
             key = f"schedule.stages.{number}"
-            among = f" on each of {place().size} devices" if place().size > 1 else ""
+            among = f" on each of {apart} devices" if apart > 1 else ""
             found = f"{images} image at a time{among} leaves image pooling's batch norm one value"
             fix = f"raise schedule.batch, lower schedule.accumulate, or {key}.bn=frozen_stats"
             raise ConfigError("BATCH-NORM", f"{key}.batch", found, fix)

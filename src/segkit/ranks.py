@@ -54,13 +54,19 @@ def _number(name: str, default: int | None = None) -> int:
         raise ConfigError("RANK", name, f"{text!r}", "start it with torchrun") from None
 
 
-# ``devices=N`` prints the last line itself, once; its processes only tell it.
+# ``devices=N`` prints the last line itself, once; its processes only tell it. The value is its pid.
 LAUNCHED = "SEGKIT_LAUNCHED"
 
 
 def launched() -> bool:
     """Whether ``devices=N`` of another segkit started this process."""
     return LAUNCHED in os.environ
+
+
+def launcher() -> int:
+    """The process that started this one, even if it is gone by now."""
+    text = os.environ.get(LAUNCHED, "")
+    return int(text) if text.isdigit() else os.getppid()
 
 
 @dataclass(frozen=True)

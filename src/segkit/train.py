@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import segkit
 from segkit import parts
 from segkit.config import Composed
 from segkit.data.labels import LabelSet
@@ -99,7 +98,7 @@ def facts(values: parts.Values, datasets: Sequence[Dataset]) -> dict[str, Any]:
     for number, dataset in enumerate(datasets):
         same[f"samples {number}"] = parts.digest_of(dataset)
         same[f"classes {number}"] = ",".join(dataset.labels.names)
-    return same | {"torch": torch.__version__, "segkit": segkit.__version__}
+    return same | parts.versions()
 
 
 def opened(

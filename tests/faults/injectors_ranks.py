@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,52 @@ def _kill_at_first_try(step: str) -> None:
         before_update(int(step), lambda _: os.kill(os.getpid(), signal.SIGKILL))
 
 
+def _hang_in_forward_at(step: str) -> None:
+    """Past the first sums of a step: the others wait in the backward pass, which is not marked."""
+
+    def hang(update: Any) -> None:
+        def never(images: Any) -> None:  # noqa: ARG001
+            while True:
+                time.sleep(3600)
+
+        update._forward = never
+
+    before_update(int(step), hang)
+
+
+def _no_memory_at(step: str) -> None:
+    def fail(update: Any) -> None:  # noqa: ARG001
+        raise MemoryError
+
+    before_update(int(step), fail)
+
+
+def _slow_save(seconds: str) -> None:
+    """All saves but the one at step 0 take so long."""
+    from segkit.engine.saving import Saving
+
+    save = Saving.__call__
+
+    def slow(self: Any, model: Any, optimizer: Any, step: int, stage: int, **how: Any) -> None:
+        time.sleep(float(seconds) if step else 0)
+        save(self, model, optimizer, step, stage, **how)
+
+    Saving.__call__ = slow  # type: ignore[method-assign]
+
+
+def _slow_images(seconds: str) -> None:
+    """Every evaluated image takes so long."""
+    from segkit.inference.multiscale import Predictor
+
+    predict = Predictor.__call__
+
+    def slow(self: Any, image: Any) -> Any:
+        time.sleep(float(seconds))
+        return predict(self, image)
+
+    Predictor.__call__ = slow  # type: ignore[method-assign]
+
+
 def _other_value(argument: str) -> None:
     """``other_value:seed=1``: this process has another value than it was given."""
     import yaml
@@ -76,6 +123,10 @@ INJECTORS: dict[str, Callable[[str], None]] = {
     "bad_image_at": _bad_image_at,
     "nan_gradient_at": _nan_gradient_at,
     "freeze_at": _freeze_at,
+    "hang_in_forward_at": _hang_in_forward_at,
+    "no_memory_at": _no_memory_at,
+    "slow_save": _slow_save,
+    "slow_images": _slow_images,
     "kill_at_first_try": _kill_at_first_try,
     "other_value": _other_value,
     "join_in": _join_in,

@@ -178,6 +178,58 @@ def test_a_hanging_rank_is_named(box: Sandbox) -> None:
 
 
 @pytest.mark.faults
+def test_the_one_that_hangs_in_its_forward_pass_is_named(box: Sandbox) -> None:
+    """The other waits for it in DDP's backward, where both look idle."""
+    ends_with(box, 8, "DIST-PEER-HUNG", "rank 1: ", "rank_timeout=3",
+              inject="hang_in_forward_at:2@1")  # fmt: skip
+    assert box.status()["error_id"] == "DIST-PEER-HUNG"
+
+
+@pytest.mark.faults
+def test_a_limit_of_one_rank_is_the_fault_of_all(box: Sandbox) -> None:
+    ends_with(box, 6, "ENV-MEMORY", "out of memory", inject="no_memory_at:2@1")
+    assert box.status()["code"] == 6
+
+
+@pytest.mark.faults
+def test_a_long_last_save_is_waited_for(box: Sandbox) -> None:
+    """The others have nothing left to do; that is no reason to think them dead."""
+    fault = "slow_save:8,terminate_at:2@1"
+    ends = [r.wait(60) for r in together(box, 2, *TINY, "rank_timeout=3", inject=fault)]
+    assert [end.code for end in ends] == [143, 143], ends[0].err
+    assert box.status()["last_checkpoint"] == "step-00000003"
+
+
+@pytest.mark.faults
+def test_long_images_are_no_hang(box: Sandbox) -> None:
+    words = (*TINY, "rank_timeout=2", "eval.every=1000")
+    ends = [r.wait(90) for r in together(box, 2, *words, inject="slow_images:6")]
+    assert [end.code for end in ends] == [0, 0], ends[0].err
+
+
+@pytest.mark.faults
+def test_a_suspended_job_goes_on(box: Sandbox) -> None:
+    """Stopped and continued as a scheduler does it, not all in the same moment."""
+    words = (*TINY, "schedule.stages.0.steps=300", "eval.every=null", "rank_timeout=4")
+    running = together(box, 2, *words)
+    assert running[0].wait_for(lambda: after_step(box, 3))
+    for rank in running:
+        rank.kill(signal.SIGSTOP)
+    time.sleep(7)
+    for rank in running:
+        rank.kill(signal.SIGCONT)
+        time.sleep(0.4)
+    assert [rank.wait(60).code for rank in running] == [0, 0]
+
+
+def test_an_evaluation_by_two_protocols_is_refused(trained: Sandbox) -> None:
+    words = ("eval", "ckpt=runs/x")
+    ends = [r.wait(60) for r in together(trained, 2, *words, inject="other_value:flip=true@1")]
+    assert [end.code for end in ends] == [8, 8]
+    assert "flip: False -> True" in ends[0].last_line
+
+
+@pytest.mark.faults
 def test_a_stopped_process_does_not_stop_the_others_for_ever(box: Sandbox) -> None:
     ends_with(box, 8, "DIST-PEER-DIED", "rank 1: ", "rank_timeout=3", inject="freeze_at:2@1")
 
@@ -300,6 +352,41 @@ def test_a_killed_launcher_leaves_no_orphan(box: Sandbox) -> None:
     running.kill(signal.SIGKILL)
     running.wait(5)
     assert not orphans(box, 20)
+
+
+@pytest.mark.faults
+def test_a_launcher_killed_during_imports_leaves_no_orphan(box: Sandbox) -> None:
+    running = launched(box, *TINY, "schedule.stages.0.steps=2000", "eval.every=null")
+    assert running.wait_for(lambda: len(working_in(box.work)) == 3)  # it, and its ranks
+    running.kill(signal.SIGKILL)
+    running.wait(5)
+    assert not orphans(box, 20)
+
+
+@pytest.mark.faults
+def test_a_signal_ends_a_sweep_of_launched_jobs(box: Sandbox) -> None:
+    words = (*TINY, "-m", "name=x,y", "schedule.stages.0.steps=2000", "eval.every=null")
+    running = launched(box, *words)
+    assert running.wait_for(lambda: after_step(box, 3))
+    running.kill(signal.SIGINT)
+    end = running.wait(30)
+    assert end.code == 130, end.err
+    assert not (box.work / "runs/y").exists()
+    assert not orphans(box)
+
+
+@pytest.mark.faults
+def test_two_signals_lose_no_save(box: Sandbox) -> None:
+    running = launched(box, *TINY, "schedule.stages.0.steps=2000", "eval.every=null")
+    assert running.wait_for(lambda: after_step(box, 5))
+    running.kill(signal.SIGINT)
+    time.sleep(0.5)
+    if running.poll() is None:
+        running.kill(signal.SIGINT)
+    end = running.wait(30)
+    assert end.code == 130, end.err
+    assert (box.run_folder / "checkpoints" / str(box.status()["last_checkpoint"])).is_dir()
+    assert not orphans(box)
 
 
 @pytest.mark.faults

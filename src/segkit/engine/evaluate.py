@@ -98,7 +98,7 @@ def evaluate(
             raise DataError("SIZE", sample.id, what, "each pixel is scored at the label's own size")
         confusion.update(labels, truth)
         images += 1
-        team.beat(images)
+        team.beat()
         on_image(sample, labels)
 
     for sample in samples:

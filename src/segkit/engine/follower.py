@@ -1,7 +1,10 @@
 """The run as ranks above 0 see it: the same questions, and nothing written."""
 
+import os
+import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -9,6 +12,9 @@ from typing import Any, Self
 from segkit.engine.record import Run, write_end
 from segkit.engine.team import Alone
 from segkit.errors import EnvironmentFault, Interrupted
+
+# A network file system may remember for so long that a file was not there.
+_UNSEEN_SECONDS = 60.0
 
 
 class Follower(Run):
@@ -21,7 +27,7 @@ class Follower(Run):
         self.folder, self.id, self.resumed = folder, facts["id"], facts["resumed"]
         self._finished, self._has_metrics = facts["finished"], facts["has_metrics"]
         self._team = team
-        if not (folder / "run.json").is_file():
+        if not _appears(folder / "run.json"):
             what = f"rank {team.rank} does not see the run folder that rank 0 works in"
             fix = "runs= must be a folder that all machines share"
             raise EnvironmentFault("RUN-UNSHARED", folder, what, fix)
@@ -89,3 +95,14 @@ class Follower(Run):
         super().write_log(f"error-rank{self._team.rank}.log", text)
         if self._team.is_heir:
             write_end(self.folder, error)
+
+
+def _appears(path: Path) -> bool:
+    end = time.monotonic() + _UNSEEN_SECONDS
+    while not path.is_file():
+        if time.monotonic() > end:
+            return False
+        with suppress(OSError):
+            os.listdir(path.parent)  # noqa: PTH208 - makes the client ask the server anew
+        time.sleep(0.5)
+    return True

@@ -7,7 +7,7 @@ given the step within the stage. Nothing random is carried from step to step (se
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal, Protocol
@@ -152,6 +152,7 @@ def train(
             if index == 0 or point:
                 saving.warn_of_little_room(model, optimizer)
             leaving = team.agree(stop)
+            first: AbstractContextManager[None] | None = team.phase("the first step of a stage")
 
             with _closing(plan.batches(step - starts[index])) as batches:
                 while True:
@@ -171,6 +172,7 @@ def train(
                                 saving(model, optimizer, step, index, must=last)
                         saved = step
                     if leaving or (ended and team.agree(stop)):
+                        team.meet()  # a launcher ends the others soon after the first to leave
                         raise stop.interrupted(run.folder, f"stopped and saved at step {step}",
                                                "go on with resume=true")  # fmt: skip
                     if ended:
@@ -187,9 +189,9 @@ def train(
                     if batch is None:
                         what = f"the batches ended at step {step - starts[index]} of {plan.steps}"
                         raise DataError("BATCHES", f"stage {plan.name}", what)
-                    with _faults(plan, index):
+                    with _faults(plan, index), first or nullcontext():
                         done = update(batch, index, step - starts[index])
-                    step += 1
+                    step, first = step + 1, None
                     team.beat(step)
                     journal.add(_entry(step, plan, done, batch), waited)
                     if not done.applied:
@@ -268,9 +270,9 @@ class Update:
                 loss = self.plan.loss(scores, truth, normaliser)
                 loss.backward()
             total += loss.detach()
-        return self.team.sum(total), torch.stack(
-            [count.float() for count in normaliser.values()]
-        ).sum()
+            self.team.beat()
+        pixels = torch.stack([count.float() for count in normaliser.values()]).sum()
+        return self.team.sum(total), pixels
 
     def _forward(self, images: Tensor) -> dict[str, Tensor]:
         # Also on the CPU: depthwise convolutions train 2 to 5 times faster in this layout.

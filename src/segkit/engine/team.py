@@ -65,8 +65,11 @@ class Alone:
     def compare(self, facts: Mapping[str, Any]) -> None:
         """Raise DistributedFault unless ``facts`` (plain data) are rank 0's."""
 
-    def beat(self, step: int) -> None:
-        """Work goes on: ``step`` updates, images or whatever else counts up."""
+    def meet(self) -> None:
+        """Wait for all others to come here."""
+
+    def beat(self, step: int | None = None) -> None:
+        """A stretch of work is done; ``step``: updates so far, where it is an update."""
 
     def phase(self, name: str) -> AbstractContextManager[None]:  # noqa: ARG002
         """Inside, work takes longer than a step."""
@@ -125,12 +128,8 @@ class Team(Alone):
     def __init__(self, rank: int, size: int, device: torch.device, timeout: float) -> None:
         self.rank, self.size, self._device = rank, size, device
         self._calls = 0
-        store = _join(rank, size, device)
-        self._control: Any = dist.group.WORLD
-        if device.type == "cuda":  # the host agrees without waiting for the device
-            self._control = dist.new_group(backend="gloo")
-        self._store = store
-        self._watch = Watch(store, rank, size, timeout)
+        self._store, self._control = _join(rank, size, device)
+        self._watch = Watch(_of_its_own(self._store), rank, size, timeout)
 
     def agree(self, stop: Stop) -> bool:
         number = torch.tensor(int(stop.signal or 0))
@@ -141,8 +140,11 @@ class Team(Alone):
 
     def any(self, flag: bool) -> bool:
         number = torch.tensor(int(flag))
-        self._reduce(number, "the end of an evaluation", dist.ReduceOp.MAX)
+        self._reduce(number, "all to say yes or no", dist.ReduceOp.MAX)
         return bool(number)
+
+    def meet(self) -> None:
+        self._reduce(torch.zeros(1), "all to come", dist.ReduceOp.MAX)
 
     def share(self, value: T) -> T:
         self._calls += 1
@@ -169,7 +171,7 @@ class Team(Alone):
                 fix = "start every rank with the same command, files and versions"
                 raise DistributedFault("DISAGREE", f"rank {rank}", f"rank 0 has {what}", fix)
 
-    def beat(self, step: int) -> None:
+    def beat(self, step: int | None = None) -> None:
         self._watch.beat(step)
 
     def phase(self, name: str) -> AbstractContextManager[None]:
@@ -178,10 +180,10 @@ class Team(Alone):
     @contextmanager
     def first(self) -> Iterator[None]:
         if not self.leads:
-            self.any(False)
+            self.meet()
         yield
         if self.leads:
-            self.any(False)
+            self.meet()
 
     def parallel(self, network: nn.Module) -> nn.Module:
         index = [self._device.index or 0] if self._device.type == "cuda" else None
@@ -201,7 +203,7 @@ class Team(Alone):
             )
         # The loss is divided by the valid pixels of ALL ranks, so gradients add up; DDP's mean
         # would weigh a rank by its share of the batch, not of the pixels.
-        joined.register_comm_hook(None, _add_up)
+        joined.register_comm_hook(self._watch, _add_up)
         return joined
 
     def apart(self, network: nn.Module) -> AbstractContextManager[None]:
@@ -278,7 +280,8 @@ class Team(Alone):
         return None
 
 
-def _join(rank: int, size: int, device: torch.device) -> Any:
+def _join(rank: int, size: int, device: torch.device) -> tuple[Any, Any]:
+    """The launcher's store, and the group in which the hosts agree without waiting for devices."""
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     backend = "nccl" if device.type == "cuda" else "gloo"
     fix = "is the port free, the address reachable, every rank started? see docs/distributed.md"
@@ -289,20 +292,30 @@ def _join(rank: int, size: int, device: torch.device) -> Any:
             store, _, _ = next(iter(dist.rendezvous("env://", rank, size, timeout=wait)))
             again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             store = dist.PrefixStore(f"segkit/{again}", store)
+            # Its watchdog would abort the process before the cause is known; ours looks, too.
+            os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
             dist.init_process_group(
                 backend,
                 store=dist.PrefixStore("groups", store),
                 rank=rank,
                 world_size=size,
                 timeout=timedelta(seconds=COLLECTIVE_SECONDS),
+                device_id=device if device.type == "cuda" else None,  # nccl connects now, not later
             )
+            hosts = dist.new_group(backend="gloo") if device.type == "cuda" else dist.group.WORLD
     except (RuntimeError, ValueError, OSError, TimeoutError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DistributedFault("JOIN", where, f"rank {rank} of {size}: {first}", fix) from error
-    return store
+    return store, hosts
 
 
-def _add_up(state: Any, bucket: dist.GradBucket) -> Future[Tensor]:  # noqa: ARG001
+def _of_its_own(store: Any) -> Any:
+    """Another connection to the same store: torch locks one for the whole of a blocking call."""
+    return store.clone() if hasattr(store, "clone") else store
+
+
+def _add_up(watch: Watch, bucket: dist.GradBucket) -> Future[Tensor]:
+    watch.call()
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     added: Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
     return added

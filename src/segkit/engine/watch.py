@@ -19,26 +19,38 @@ from typing import Any
 
 from segkit import errors, ranks
 from segkit.errors import DistributedFault, Interrupted, SegkitError
+from segkit.limits import fault_of
 
 LOOK_SECONDS = 0.5
 # A dead member's line stands still; a living one's moves within two looks.
 STILL_SECONDS = 3.0
-# Named phases (a save, a validation, compiling) may take this many timeouts.
+# Named phases (a save, a validation, a first step) may take this many timeouts.
 PATIENCE = 10.0
-# After a fault the process should leave by itself; a wait inside a library may not let it.
+# A member whose longest step took t seconds may take so many times t for another.
+SLACK = 3.0
+# After a fault the process should leave by itself; a wait inside a library may not let it. One
+# that is on its way out may still have workers to end and an error to record.
 LEAVE_SECONDS = 6.0
+UNWIND_SECONDS = 60.0
 FAULT = "fault"
 
 
 @dataclass
 class Line:
-    """What a member said last, and since when its parts have not changed (monotonic seconds)."""
+    """What a member said last, and since when its parts have not changed (monotonic seconds).
+
+    ``calls`` counts the collectives it has begun, ``longest`` is its longest stretch of work, and
+    ``left`` says that it is through.
+    """
 
     looks: int = -1
     work: int = -1
-    step: int = -1
+    calls: int = 0
+    step: int = 0
+    longest: float = 0.0
     phase: str = ""
     waits: str = ""
+    left: bool = False
     pid: int = 0
     host: str = ""
     moved: float = 0.0
@@ -50,12 +62,12 @@ class Watch:
 
     def __init__(self, store: Any, rank: int, size: int, timeout: float) -> None:
         self._store, self._rank, self._size, self._timeout = store, rank, size, timeout
-        self._mine = {"work": 0, "step": 0, "phase": "starting", "waits": ""}
-        self._mine |= {"pid": os.getpid(), "host": platform.node()}
-        self._looks = 0
         now = time.monotonic()
+        self._mine = Line(phase="starting", pid=os.getpid(), host=_host(), worked=now)
         self._lines = {r: Line(moved=now, worked=now) for r in range(size)}
         self.on_leave: Callable[[SegkitError], None] = lambda _: None
+        self._looked = now
+        self._unwinding = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -64,57 +76,79 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
+        """Say that this member is through, and look no more."""
         self._done.set()
         if self._thread.is_alive():
             self._thread.join(5)
+        self._mine.left = True
+        with suppress(RuntimeError):
+            self._publish()
 
-    def beat(self, step: int) -> None:
-        self._mine["work"] += 1  # type: ignore[operator]
-        self._mine |= {"step": step, "phase": ""}
+    # -- what this member does -------------------------------------------------------------------
+
+    def beat(self, step: int | None = None) -> None:
+        """A stretch of work is done; ``step``: updates so far, where it is one."""
+        now, mine = time.monotonic(), self._mine
+        if not mine.phase:  # a phase has its own patience and says nothing about a step
+            mine.longest = max(mine.longest, now - mine.worked)
+        mine.work += 1
+        mine.worked = now
+        if step is not None:
+            mine.step = step
+        if mine.phase == "starting":
+            mine.phase = ""
+
+    def call(self) -> None:
+        """A collective begins: who has begun the fewest keeps the others waiting."""
+        self._mine.calls += 1
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        before = self._mine["phase"]
-        self._mine["phase"] = name
+        before, self._mine.phase = self._mine.phase, name
         try:
             yield
         finally:
-            self._mine["phase"] = before
-            self._mine["work"] += 1  # type: ignore[operator]
+            self.beat()
+            self._mine.phase = before
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
         """Inside, this process waits for the others."""
-        self._mine["waits"] = what
+        self.call()
+        self._mine.waits = what
         try:
             yield
             # Not in `finally`: after an error the others must not think that this one works on.
-            self._mine["work"] += 1  # type: ignore[operator]
+            self._mine.work += 1
+            self._mine.worked = time.monotonic()
         finally:
-            self._mine["waits"] = ""
+            self._mine.waits = ""
 
     # -- faults ----------------------------------------------------------------------------------
 
     def tell(self, error: BaseException) -> None:
         """Write ``error`` down as the fault of all, unless one is written already."""
+        self._unwinding = True
         if isinstance(error, Interrupted) or self.fault() is not None:
             return
-        if isinstance(error, SegkitError):
-            kind = next(c.__name__ for c in type(error).__mro__ if hasattr(errors, c.__name__))
-            words = [error.name, error.where, error.what, error.fix]
-        else:
-            kind = "DistributedFault"
-            what = f"failed with {type(error).__name__}: {error}"
-            words = ["PEER-FAILED", f"rank {self._rank}", what, "see its own lines above"]
+        found = error if isinstance(error, SegkitError) else fault_of(error)
+        if found is not None:
+            kind = next(c.__name__ for c in type(found).__mro__ if hasattr(errors, c.__name__))
+            words = [found.name, found.where, found.what, found.fix]
+        else:  # a bug, as the command line calls it
+            kind, what = "SegkitError", f"{type(error).__name__}: {error}"
+            words = ["PEER", f"rank {self._rank}", what, "its traceback stands above"]
         self._write(kind, words, [self._rank])
 
     def fault_of_others(self) -> SegkitError | None:
         """What another member wrote down, or its silent death; waits a moment for either."""
+        self._unwinding = True
         end = time.monotonic() + 2 * STILL_SECONDS
         while time.monotonic() < end and not self._done.is_set():
             fault = self.fault()
             if fault is not None:
-                return None if fault["ranks"] == [self._rank] else _raised(fault)
+                own = fault["by"] == self._rank and fault["ranks"] == [self._rank]
+                return None if own else _raised(fault)
             if not self._thread.is_alive():
                 return DistributedFault("LAUNCHER-GONE", "launcher", "its store is gone")
             time.sleep(0.05)
@@ -148,15 +182,15 @@ class Watch:
             while not self._done.wait(LOOK_SECONDS):
                 self._publish()
                 self._read()
-                if (fault := self.fault()) is None:
-                    self._judge()
-                else:
+                if (fault := self.fault()) is not None:
                     self._make_leave(fault)
+                elif not self._was_suspended():
+                    self._judge()
 
     def _publish(self) -> None:
-        self._looks += 1
-        line = {"looks": self._looks, **self._mine}
-        self._store.set(f"line/{self._rank}", json.dumps(line))
+        self._mine.looks += 1
+        said = {k: v for k, v in vars(self._mine).items() if k not in ("moved", "worked")}
+        self._store.set(f"line/{self._rank}", json.dumps(said))
 
     def _read(self) -> None:
         now = time.monotonic()
@@ -166,43 +200,51 @@ class Watch:
             said = json.loads(self._store.get(f"line/{rank}"))
             if said["looks"] != line.looks:
                 line.moved = now
-            if said["work"] != line.work or said["waits"] != line.waits:
+            if (said["work"], said["waits"]) != (line.work, line.waits):
                 line.worked = now
             for name, value in said.items():
                 setattr(line, name, value)
 
+    def _was_suspended(self) -> bool:
+        """Whether this process itself was stopped since its last look: then the others were, too,
+        and wake at their own time.
+        """
+        now = time.monotonic()
+        gap, self._looked = now - self._looked, now
+        if gap < STILL_SECONDS:
+            return False
+        for line in self._lines.values():
+            line.moved = line.worked = now
+        return True
+
     def _judge(self) -> None:
         now = time.monotonic()
-        begun = [r for r, line in self._lines.items() if line.looks >= 0]
-        frozen = [r for r in begun if now - self._lines[r].moved > STILL_SECONDS]
-        if frozen and self._rank not in frozen:
-            # A process that is merely starved of CPU time looks again; a dead one never does.
-            if all(now - self._lines[r].moved > self._still(r) for r in frozen):
-                self._declare(frozen, "PEER-DIED", "died or was stopped without a word")
+        here = {r: line for r, line in self._lines.items() if line.looks >= 0 and not line.left}
+        still = [r for r, line in here.items() if now - line.moved > _still(line, self._timeout)]
+        if still and self._rank not in still:
+            self._declare(still, "PEER-DIED", "died or was stopped without a word")
             return
-        idle = {r: now - self._lines[r].worked for r in begun}
-        hung = [r for r in begun if not self._lines[r].waits and idle[r] > self._limit(r)]
+        late = [r for r, line in here.items() if now - line.worked > self._limit(line)]
+        hung = [r for r in late if not here[r].waits]
         if hung:
+            # A wait inside DDP's backward is not marked: those that wait there have begun the
+            # collective that the hanging one has not.
+            fewest = min(here[r].calls for r in hung)
+            hung = [r for r in hung if here[r].calls == fewest]
             self._declare(hung, "PEER-HUNG", f"made no progress for {self._timeout:g} s")
-        elif len(begun) == self._size and all(idle[r] > self._limit(r) for r in begun):
-            waits = "; ".join(f"rank {r} for {self._lines[r].waits}" for r in begun)
-            self._declare(begun, "PEER-HUNG", f"everyone waits: {waits}")
+        elif late and len(late) == self._size:
+            waits = "; ".join(f"rank {r} for {line.waits}" for r, line in here.items())
+            self._declare(late, "PEER-HUNG", f"everyone waits: {waits}")
 
-    def _still(self, rank: int) -> float:
-        """A process on this host that no longer exists is dead at once; else give it time."""
-        line = self._lines[rank]
-        if line.host == platform.node() and not _exists(line.pid):
-            return STILL_SECONDS
-        return max(STILL_SECONDS, min(self._timeout, 30.0))
-
-    def _limit(self, rank: int) -> float:
-        return self._timeout * (PATIENCE if self._lines[rank].phase else 1.0)
+    def _limit(self, line: Line) -> float:
+        return max(self._timeout * (PATIENCE if line.phase else 1.0), SLACK * line.longest)
 
     def _declare(self, ranks: list[int], name: str, what: str) -> None:
         who = "rank " + ", ".join(map(str, ranks))
         line = self._lines[ranks[0]]
         phase = f", {line.phase}" if line.phase else ""
-        at = f"{what}; last seen at step {line.step}{phase} (pid {line.pid} on {line.host})"
+        host = line.host.partition("/")[0]
+        at = f"{what}; last seen at step {line.step}{phase} (pid {line.pid} on {host})"
         fix = "its lines and RUN/logs say more; go on with resume=true"
         self._write("DistributedFault", [name, who, at, fix], ranks)
 
@@ -210,16 +252,19 @@ class Watch:
         """The fault is known: this process must end, by itself or by force."""
         for rank in fault["ranks"]:
             line = self._lines.get(rank)
-            near = line is not None and line.host == platform.node() and rank != self._rank
+            near = line is not None and line.host == self._mine.host and rank != self._rank
             if line and near and _is_stopped(line.pid):  # SIGSTOP: it cannot leave by itself
                 with suppress(OSError):
                     os.kill(line.pid, signal.SIGKILL)
         hangs = self._rank in fault["ranks"] and fault["by"] != self._rank
         if self._done.wait(1.0 if hangs else LEAVE_SECONDS):
             return
+        if self._unwinding and self._done.wait(UNWIND_SECONDS):
+            return
         error = _raised(fault)
-        with suppress(Exception):
-            self.on_leave(error)
+        if not self._unwinding:  # else the record is being written already
+            with suppress(Exception):
+                self.on_leave(error)
         leave(error)
 
 
@@ -250,6 +295,21 @@ def _raised(fault: dict[str, Any]) -> SegkitError:
         kind = DistributedFault
     found: SegkitError = kind(*fault["words"])
     return found
+
+
+def _host() -> str:
+    """This machine, and the process ids that hold here: containers share names and numbers."""
+    try:
+        return f"{platform.node()}/{os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
+    except OSError:
+        return platform.node()
+
+
+def _still(line: Line, timeout: float) -> float:
+    """How long a line may stand still: a process that no longer exists here is dead at once."""
+    if line.host == _host() and not _exists(line.pid):
+        return STILL_SECONDS
+    return max(STILL_SECONDS, min(timeout, 30.0))
 
 
 def _exists(pid: int) -> bool:
