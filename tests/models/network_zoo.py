@@ -18,6 +18,8 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "r101": partial(resnet, 101),
     "r50_caffe": partial(resnet, 50, "caffe"),
     "r101_caffe": partial(resnet, 101, "caffe"),
+    "r50_beta": partial(resnet, 50, "beta", low="released"),
+    "r101_beta": partial(resnet, 101, "beta", low="released"),
     "mnv2": mobilenetv2,
 }
 BOTTLENECKS = [name for name in BACKBONES if name.startswith(("r50", "r101"))]

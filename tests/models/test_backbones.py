@@ -54,6 +54,13 @@ def test_same_parameters_at_any_output_stride(name):
         ("r101_caffe", 16, (1, 2, 4), [1] * 23, [2, 4, 8]),
         ("r101_caffe", 16, (2, 2, 2), [1] * 23, [4, 4, 4]),
         ("r101_caffe", 8, (1, 2, 1), [2] * 23, [4, 8, 4]),
+        # The stride behind a block: one rate for all its units (facts §3.4), layer2 included.
+        ("r50_beta", 32, None, [1] * 6, [1, 1, 1]),
+        ("r50_beta", 16, None, [1] * 6, [2, 2, 2]),
+        ("r50_beta", 8, None, [2] * 6, [4, 4, 4]),
+        ("r101_beta", 8, None, [2] * 23, [4, 4, 4]),
+        ("r101_beta", 16, (1, 2, 4), [1] * 23, [2, 4, 8]),
+        ("r101_beta", 8, (1, 2, 1), [2] * 23, [4, 8, 4]),
         # Basic units: the 3x3 with the stride keeps the rate, the one after it has the next.
         ("r18", 16, None, [1, 1, 1, 1], [1, 2, 2, 2]),
         ("r18", 8, None, [1, 2, 2, 2], [2, 4, 4, 4]),
@@ -79,7 +86,7 @@ def test_rates_of_mobilenetv2(output_stride, units_14_to_17, units_7_to_13):
 @pytest.mark.parametrize(
     ("name", "multi_grid"),
     [(name, None) for name in BACKBONES if "101" not in name]
-    + [("r50", (1, 2, 4)), ("r50_caffe", (2, 2, 2))],
+    + [("r50", (1, 2, 4)), ("r50_caffe", (2, 2, 2)), ("r50_beta", (1, 2, 4))],
 )
 def test_atrous_maps_contain_the_strided_ones(name, multi_grid):
     """The same weights give the same value wherever the OS 32 network has one, borders included.
@@ -169,6 +176,8 @@ def test_the_two_styles_share_weights_but_not_values():
         ("r50", 23.51),
         ("r101", 42.50),
         ("r50_caffe", 23.51),
+        ("r50_beta", 23.63),
+        ("r101_beta", 42.62),
         ("mnv2", 1.81),
     ],
 )
@@ -208,8 +217,9 @@ def test_multi_grid_is_accepted(name):
     [
         (51, "torchvision", "depth"),
         (0, "caffe", "depth"),
-        (50, "beta", "style"),
+        (50, "v1c", "style"),
         (18, "caffe", "style"),
+        (34, "beta", "style"),
     ],
 )
 def test_resnets_there_are_none_of(depth, style, key):

@@ -1,23 +1,29 @@
-"""ResNet in the two stride placements public ImageNet weights exist for.
+"""ResNet in three styles: where the stride sits, and what the image meets first.
 
 ``torchvision``: the stride sits in the 3×3 of a block's first unit; on conversion that unit keeps
 the previous block's rate, so at OS 8 layer4 gets 2, 4, 4. ``caffe`` (MSRA, the one v2 trained): the
 stride sits in the first 1×1 and its 3×3 comes after it, so every unit gets 4 as the papers print.
-State-dict keys are torchvision's for both, so that its files load as they are.
+``beta`` (the one v3 and v3+ trained, by the released ``resnet_v1_beta``): three 3×3 for a stem, and
+the stride in the 3×3 of the LAST unit of blocks 1 to 3, so that every unit of a block has one rate.
+State-dict keys are torchvision's for all, so that its files load as they are.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
 from segkit.errors import ConfigError
 from segkit.models.atrous import Unit, plan_units
-from segkit.models.contracts import Backbone, Feature
+from segkit.models.contracts import IMAGENET_PIXELS, Backbone, Feature, Pixels
 from segkit.models.initial import he_normal
 from segkit.models.weights import ImageNetWeights, WeightFile
 
-Style = Literal["torchvision", "caffe"]
+Style = Literal["torchvision", "caffe", "beta"]
+# Which map at stride 4 a decoder sees, of the last unit there. ports: the unit's output, as every
+# PyTorch code has it. released: its last batch norm, before the sum and the ReLU (v3+'s
+# feature_extractor.py; "res2 before striding" in the paper's words).
+Low = Literal["ports", "released"]
 
 # Addresses and hash prefixes are those torchvision's ResNet*_Weights.IMAGENET1K_V1 name.
 _TORCHVISION = {
@@ -36,9 +42,30 @@ _TORCHVISION = {
 }
 # The MSRA weights of Keras Applications under torchvision's key names; no public torch file.
 _CAFFE = {50: WeightFile("resnet50_msra_keras_fp16.pth")}
+# beta has TensorFlow checkpoints only, and they saw pixels from −1 to 1 (feature_extractor.py).
+_BETA_PIXELS = Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-class BasicUnit(nn.Module):
+class ResidualUnit(nn.Module):
+    """A branch, and a shortcut beside it."""
+
+    expansion: int
+    relu: nn.ReLU
+    downsample: nn.Module | None
+
+    def branch(self, x: Tensor) -> Tensor:
+        """What is added to the shortcut: the last batch norm's output."""
+        raise NotImplementedError
+
+    def join(self, branch: Tensor, x: Tensor) -> Tensor:
+        """The unit's output from its branch and its input."""
+        return self.relu(branch + (x if self.downsample is None else self.downsample(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(self.branch(x), x)
+
+
+class BasicUnit(ResidualUnit):
     """Two 3×3 convolutions with an identity beside them (ResNet paper, Fig. 5 left)."""
 
     expansion = 1
@@ -53,13 +80,11 @@ class BasicUnit(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(in_channels, width, unit)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+    def branch(self, x: Tensor) -> Tensor:
+        return self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualUnit):
     """1×1, 3×3, 1×1 with an identity beside them (ResNet paper, Fig. 5 right)."""
 
     expansion = 4
@@ -80,11 +105,9 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(in_channels, channels, unit)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def branch(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return self.bn3(self.conv3(self.relu(self.bn2(self.conv2(y)))))
 
 
 def conv3x3(in_channels: int, channels: int, stride: int, rate: int) -> nn.Conv2d:
@@ -94,20 +117,32 @@ def conv3x3(in_channels: int, channels: int, stride: int, rate: int) -> nn.Conv2
     )
 
 
-def shortcut(in_channels: int, channels: int, unit: Unit) -> nn.Sequential | None:
-    """The projection beside a block's first unit; None where the identity fits.
+def shortcut(in_channels: int, channels: int, unit: Unit) -> nn.Module | None:
+    """What stands beside a unit's branch; None where the identity fits.
 
-    Decided by channels alone, not by what is left of the stride: the parameters must be the same
-    at every output stride (in a ResNet the stride only sits where the channels change, too).
+    A projection where the channels change, whatever is left of the stride: the parameters must be
+    the same at every output stride. Elsewhere a stride (beta's, in a block's last unit) leaves out
+    positions of the identity, by a 1×1 max pool as in the released ``resnet_utils``.
     """
     if in_channels == channels:
-        return None
+        return nn.MaxPool2d(1, stride=unit.stride) if unit.stride > 1 else None
     conv = nn.Conv2d(in_channels, channels, 1, stride=unit.stride, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(channels))
 
 
+def beta_stem() -> nn.Sequential:
+    """Three 3×3 of 64, 64 and 128 channels for the 7×7; the last one's norm is the network's."""
+    convs = [conv3x3(3, 64, 2, 1), conv3x3(64, 64, 1, 1), conv3x3(64, 128, 1, 1)]
+    norms = [(nn.BatchNorm2d(64), nn.ReLU(inplace=True)) for _ in convs[:-1]]
+    return nn.Sequential(convs[0], *norms[0], convs[1], *norms[1], convs[2])
+
+
 class ResNet(Backbone):
-    """Stem and four blocks; maps ``res2`` = ``low``, ``res3``, ``res4``, ``res5`` = ``out``."""
+    """Stem and four blocks; maps ``low``, ``res2``, ``res3``, ``res4``, ``res5`` = ``out``.
+
+    ``res2`` to ``res4`` are the last maps before the next stride: block outputs, except in beta,
+    whose blocks stride at their end, the outputs of the last units but one.
+    """
 
     stem_stride = 4
 
@@ -119,6 +154,7 @@ class ResNet(Backbone):
         widths: Sequence[int],
         *,
         style: Style,
+        low: Low,
         output_stride: int,
         multi_grid: Sequence[int] | None,
         imagenet: ImageNetWeights | None,
@@ -126,66 +162,94 @@ class ResNet(Backbone):
         super().__init__()
         self.name = name
         self.imagenet = imagenet
+        self.pixels = _BETA_PIXELS if style == "beta" else IMAGENET_PIXELS
         self.accepts_multi_grid = block is Bottleneck
+        self.low = low
         plan = plan_units(
-            [[1 if i == 0 else 2] + [1] * (depth - 1) for i, depth in enumerate(depths)],
+            _strides_at_ends(depths) if style == "beta" else _strides_at_starts(depths),
             output_stride=output_stride,
             stem_stride=self.stem_stride,
             multi_grid=multi_grid,
             accepts_multi_grid=self.accepts_multi_grid,
             network=name,
         )
-        self.conv1 = nn.Conv2d(3, widths[0], 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
+        stem = beta_stem() if style == "beta" else None
+        channels, stride = 128 if stem else widths[0], self.stem_stride
+        self.conv1 = stem or nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
         self.features = {}
-        channels, stride = widths[0], self.stem_stride
+        self._tapped: list[int] = []  # for each block, its last unit before the next stride
         for number, (width, units) in enumerate(zip(widths, plan, strict=True), start=1):
+            at_end = style == "beta" and number < len(plan)
+            self._tapped.append(len(units) - 2 if at_end else len(units) - 1)
             layer = nn.Sequential()
-            for unit in units:
+            for index, unit in enumerate(units):
                 layer.append(block(channels, width, unit, style))
                 channels, stride = width * block.expansion, stride * unit.stride
+                if index == self._tapped[-1]:
+                    self.features[f"res{number + 1}"] = Feature(channels, stride)
             setattr(self, f"layer{number}", layer)
-            self.features[f"res{number + 1}"] = Feature(channels, stride)
         self.features |= {"low": self.features["res2"], "out": self.features["res5"]}
         he_normal(self)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         maps = {}
-        for number in (1, 2, 3, 4):
-            x = maps[f"res{number + 1}"] = getattr(self, f"layer{number}")(x)
-        return {**maps, "low": maps["res2"], "out": maps["res5"]}
+        for number, tapped in enumerate(self._tapped, start=1):
+            for index, unit in enumerate(getattr(self, f"layer{number}")):
+                if number == 1 and index == tapped and self.low == "released":
+                    maps["low"] = unit.branch(x)
+                    x = unit.join(maps["low"], x)
+                else:
+                    x = unit(x)
+                if index == tapped:
+                    maps[f"res{number + 1}"] = x
+        return {"low": maps["res2"], **maps, "out": maps["res5"]}
+
+
+def _strides_at_starts(depths: Sequence[int]) -> list[list[int]]:
+    return [[1 if i == 0 else 2] + [1] * (depth - 1) for i, depth in enumerate(depths)]
+
+
+def _strides_at_ends(depths: Sequence[int]) -> list[list[int]]:
+    ends = [2] * (len(depths) - 1) + [1]
+    return [[1] * (depth - 1) + [end] for depth, end in zip(depths, ends, strict=True)]
 
 
 def resnet(
     depth: int,
     style: Style = "torchvision",
     *,
+    low: Low = "ports",
     output_stride: int,
     multi_grid: Sequence[int] | None = None,
 ) -> ResNet:
     """ResNet-18, 34, 50 or 101 at output stride 4, 8, 16 or 32.
 
-    Raises ``ConfigError`` CFG-BACKBONE for a depth or style there is none of.
+    Raises ``ConfigError`` CFG-BACKBONE for a depth, style or tap there is none of.
     """
     depths = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
     if depth not in depths:
         raise _no_such("depth", depth, "one of 18, 34, 50, 101")
     block = Bottleneck if depth >= 50 else BasicUnit
-    if style not in ("torchvision", "caffe"):
-        raise _no_such("style", style, "torchvision or caffe")
-    if style == "caffe" and block is BasicUnit:
+    if style not in get_args(Style):
+        raise _no_such("style", style, f"one of {', '.join(get_args(Style))}")
+    if style != "torchvision" and block is BasicUnit:
         raise _no_such("style", style, "only r50 and r101 have it; torchvision")
-    file = _CAFFE.get(depth) if style == "caffe" else _TORCHVISION[depth]
+    if low not in get_args(Low):
+        raise _no_such("low", low, f"one of {', '.join(get_args(Low))}")
+    files = {"torchvision": _TORCHVISION, "caffe": _CAFFE, "beta": {}}
+    file = files[style].get(depth)
     return ResNet(
-        f"r{depth}_caffe" if style == "caffe" else f"r{depth}",
+        f"r{depth}" if style == "torchvision" else f"r{depth}_{style}",
         block,
         depths[depth],
         (64, 128, 256, 512),
         style=style,
+        low=low,
         output_stride=output_stride,
         multi_grid=multi_grid,
         imagenet=ImageNetWeights((file,), unused=("fc.",)) if file else None,
@@ -200,6 +264,7 @@ def r_tiny(*, output_stride: int, multi_grid: Sequence[int] | None = None) -> Re
         (2, 2, 2, 2),
         (16, 32, 64, 128),
         style="torchvision",
+        low="ports",
         output_stride=output_stride,
         multi_grid=multi_grid,
         imagenet=None,
