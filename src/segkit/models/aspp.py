@@ -6,18 +6,34 @@ import torch
 from torch import Tensor, nn
 
 from segkit.models.initial import he_normal
+from segkit.models.separable import SeparableConvNormReLU, released_start
 
 
 class ConvNormReLU(nn.Sequential):
-    """k×k convolution at a rate, size kept; batch norm (eps 1e-5, as released); ReLU."""
+    """k×k convolution at a rate, size kept; batch norm (eps 1e-5, as released); ReLU.
 
-    def __init__(self, in_channels: int, channels: int, kernel: int, rate: int = 1) -> None:
-        padding = rate * (kernel // 2)
-        super().__init__(
-            nn.Conv2d(in_channels, channels, kernel, padding=padding, dilation=rate, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
+    Without batch norm the convolution has the bias instead.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        kernel: int,
+        rate: int = 1,
+        *,
+        batch_norm: bool = True,
+    ) -> None:
+        conv = nn.Conv2d(
+            in_channels,
+            channels,
+            kernel,
+            padding=rate * (kernel // 2),
+            dilation=rate,
+            bias=not batch_norm,
         )
+        norm = [nn.BatchNorm2d(channels)] if batch_norm else []
+        super().__init__(conv, *norm, nn.ReLU(inplace=True))
 
 
 class ImagePooling(ConvNormReLU):
@@ -26,8 +42,9 @@ class ImagePooling(ConvNormReLU):
     Its batch norm sees one value per channel and image, so training it needs two images or more.
     """
 
-    def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__(in_channels, channels, kernel=1)
+    def __init__(self, in_channels: int, channels: int, *, batch_norm: bool = True) -> None:
+        super().__init__(in_channels, channels, kernel=1, batch_norm=batch_norm)
+        self.min_train_batch = 2 if batch_norm else 1
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = super().forward(x.mean(dim=(2, 3), keepdim=True))
@@ -40,18 +57,40 @@ class ASPP(nn.Module):
 
     Branches in the released code's order: image pooling, 1×1, one 3×3 per rate; concatenated, then
     a 1×1 back to ``channels``. ``rates`` are those of this very map and may be empty (the released
-    MobileNetV2 has no atrous branch).
+    MobileNetV2 has no atrous branch). ``pooling_last`` is torchvision's order; it only permutes
+    the projection's input. ``separable`` replaces the 3×3 (v3+ §3.2), which then always have batch
+    norm; ``batch_norm=False`` takes it from every other convolution.
     """
 
     def __init__(
-        self, in_channels: int, channels: int, rates: Sequence[int], *, image_pooling: bool
+        self,
+        in_channels: int,
+        channels: int,
+        rates: Sequence[int],
+        *,
+        image_pooling: bool,
+        batch_norm: bool = True,
+        separable: bool = False,
+        pooling_last: bool = False,
     ) -> None:
         super().__init__()
-        pooling = [ImagePooling(in_channels, channels)] if image_pooling else []
-        atrous = [ConvNormReLU(in_channels, channels, 3, rate) for rate in rates]
-        self.branches = nn.ModuleList([*pooling, ConvNormReLU(in_channels, channels, 1), *atrous])
-        self.project = ConvNormReLU(len(self.branches) * channels, channels, 1)
+        pooling: list[nn.Module] = (
+            [ImagePooling(in_channels, channels, batch_norm=batch_norm)] if image_pooling else []
+        )
+        first: list[nn.Module] = [ConvNormReLU(in_channels, channels, 1, batch_norm=batch_norm)]
+        atrous: list[nn.Module] = [
+            SeparableConvNormReLU(in_channels, channels, rate)
+            if separable
+            else ConvNormReLU(in_channels, channels, 3, rate, batch_norm=batch_norm)
+            for rate in rates
+        ]
+        branches = [*first, *atrous, *pooling] if pooling_last else [*pooling, *first, *atrous]
+        self.branches = nn.ModuleList(branches)
+        self.project = ConvNormReLU(
+            len(branches) * channels, channels, kernel=1, batch_norm=batch_norm
+        )
         he_normal(self)
+        released_start(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(torch.cat([branch(x) for branch in self.branches], dim=1))

@@ -62,4 +62,10 @@ class Head(nn.Module):
     # §3.2: OS up to 256) takes the rest itself; None: the backbone takes it all.
     max_backbone_stride: ClassVar[int | None] = None
     # The parameters that turn features into classes: what v1/v2 train with ten times the rate.
+    # Whether it goes on with copies of the backbone's last block, multi-grid and all (§3.2.1): then
+    # it is also given ``multi_grid``, the one in force, and the backbone must accept one.
+    repeats_last_block: ClassVar[bool] = False
+    # Whether the score dict has ``aux`` in training; a loss must then use it, or parameters would
+    # be left without a gradient, which several processes cannot work with.
+    gives_aux: bool = False
     classifier_prefixes: ClassVar[tuple[str, ...]] = ("classifier.",)

@@ -99,8 +99,10 @@ class Segmenter(nn.Module):
         Two where image pooling leaves a trained batch norm one value per image: torch has no
         variance of a single value and raises.
         """
-        pools = any(isinstance(part, ImagePooling) for part in self.modules())
-        return 2 if pools and self.batch_norm_mode == "train" else 1
+        if self.batch_norm_mode != "train":
+            return 1
+        pools = (part for part in self.modules() if isinstance(part, ImagePooling))
+        return max((pool.min_train_batch for pool in pools), default=1)
 
     def _batch_norms(self) -> Iterator[_BatchNorm]:
         return (part for part in self.modules() if isinstance(part, _BatchNorm))
@@ -119,7 +121,8 @@ def build_segmenter(
     ``make_head`` is a ``Head`` class or a ``functools.partial`` of one. ``multi_grid="auto"`` is
     the head's default where the backbone accepts a multi-grid and none elsewhere; an explicit one
     that the backbone cannot have raises ``ConfigError`` CFG-MULTI-GRID, an output stride that it
-    cannot have CFG-OUTPUT-STRIDE.
+    cannot have CFG-OUTPUT-STRIDE, and a head that repeats a last block which is none of bottleneck
+    units CFG-BACKBONE.
     """
     head_class = _head_class(make_head)
     limit = head_class.max_backbone_stride
@@ -131,7 +134,17 @@ def build_segmenter(
     else:
         grid = None if multi_grid is None else tuple(multi_grid)
     backbone = make_backbone(output_stride=backbone_stride, multi_grid=grid)
-    head = make_head(backbone.features, num_classes, output_stride=output_stride)
+    extra = {}
+    if head_class.repeats_last_block:
+        if not backbone.accepts_multi_grid:
+            raise ConfigError(
+                "BACKBONE",
+                "backbone",
+                f"{backbone.name} has no last block of bottleneck units for the model to repeat",
+                "a ResNet of bottleneck units (r50, r101)",
+            )
+        extra = {"multi_grid": grid}
+    head = make_head(backbone.features, num_classes, output_stride=output_stride, **extra)
     return Segmenter(
         backbone, head, num_classes=num_classes, output_stride=output_stride, multi_grid=grid
     )

@@ -14,9 +14,10 @@ from segkit.models.initial import logits
 class DeepLabV3(Head):
     """ASPP -> dropout -> 1×1 classifier with bias, at the backbone's output stride.
 
-    ``rates`` as §3.3 gives them, for output stride 16: doubled at 8, halved at 32. Dropout keeps
-    0.9 as the released code does; the paper mentions none. Raises ``ConfigError`` CFG-RATES and
-    CFG-RANGE.
+    ``rates`` as §3.3 gives them, for output stride 16: doubled at 8, halved at 32; as many branches
+    as rates, none for the released MobileNetV2. ``batch_norm=False`` is an ASPP with biases
+    instead, as v2's was. Dropout keeps 0.9 as the released code does; the paper mentions none.
+    Raises ``ConfigError`` CFG-RATES and CFG-RANGE.
     """
 
     written_for = 16
@@ -31,6 +32,7 @@ class DeepLabV3(Head):
         rates: Sequence[int] = (6, 12, 18),
         channels: int = 256,
         image_pooling: bool = True,
+        batch_norm: bool = True,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
@@ -41,7 +43,13 @@ class DeepLabV3(Head):
         scaled = scale_rates(
             rates, written_for=self.written_for, output_stride=output_stride, where="model.rates"
         )
-        self.aspp = ASPP(features["out"].channels, channels, scaled, image_pooling=image_pooling)
+        self.aspp = ASPP(
+            features["out"].channels,
+            channels,
+            scaled,
+            image_pooling=image_pooling,
+            batch_norm=batch_norm,
+        )
         self.dropout = nn.Dropout(dropout)
         self.classifier = logits(channels, num_classes)
 

@@ -1,0 +1,43 @@
+"""Depthwise separable convolution as v3+'s heads have it (arXiv 1802.02611, section 3.1)."""
+
+from torch import nn
+
+
+class SeparableConvNormReLU(nn.Sequential):
+    """3×3 per channel at a rate, then 1×1 across channels; the map keeps its size.
+
+    Batch norm (eps 1e-5) and ReLU stand behind both, as in the released heads; most of the
+    Xception backbone has no ReLU in between.
+    """
+
+    def __init__(self, in_channels: int, channels: int, rate: int = 1) -> None:
+        depthwise = nn.Conv2d(
+            in_channels,
+            in_channels,
+            kernel_size=3,
+            padding=rate,
+            dilation=rate,
+            groups=in_channels,
+            bias=False,
+        )
+        super().__init__(
+            depthwise,
+            nn.BatchNorm2d(in_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(in_channels, channels, kernel_size=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+def released_start(module: nn.Module) -> None:
+    """Every separable convolution of ``module`` as the released code starts it (``model.py``).
+
+    Truncated normal of standard deviation 0.33 depthwise and 0.06 pointwise.
+    """
+    for part in module.modules():
+        if isinstance(part, SeparableConvNormReLU):
+            for conv, std in ((part[0], 0.33), (part[3], 0.06)):
+                if not conv.weight.is_meta:
+                    # TensorFlow's truncation: at twice the standard deviation.
+                    nn.init.trunc_normal_(conv.weight, std=std, a=-2 * std, b=2 * std)
