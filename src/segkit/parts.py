@@ -137,6 +137,11 @@ def network_of(values: Values, num_classes: int, output_stride: int) -> Segmente
 
 
 def loss_of(values: Values, labels: LabelSet) -> Any:
+    """The loss, which must weigh every class where it weighs any."""
+    weights = values["loss"].get("class_weights")
+    if weights is not None and len(weights) != labels.num_classes:
+        found = f"{len(weights)} weights for {labels.num_classes} classes"
+        raise ConfigError("RANGE", "loss.class_weights", found, "one weight for each class")
     return instantiate.partial(values["loss"], "loss")(ignore_label=labels.ignore_label)
 
 
@@ -175,14 +180,30 @@ def check_network(values: Values) -> None:
     """Build every stage's network without memory, so that what cannot be fails before data is read.
 
     Raises ``ConfigError`` for unknown or mistyped arguments, an output stride or a multi-grid that
-    the backbone cannot have, and a batch too small to train batch norm.
+    the backbone cannot have, an auxiliary score without a loss, and a batch too small to train
+    batch norm.
     """
-    for name in ("dataset", "loss"):
-        instantiate.partial(values[name], name)
+    instantiate.partial(values["dataset"], "dataset")
+    instantiate.partial(values["loss"], "loss")(ignore_label=255)
     with torch.device("meta"):
         for stage in stages_of(values):
             net = network_of(values, num_classes=2, output_stride=stage["os"])
         check_batches(net, values)
+    check_auxiliary(net, values)
+
+
+def check_auxiliary(net: Segmenter, values: Values) -> None:
+    """Refuse an auxiliary score that the loss leaves out, or one that it misses.
+
+    Unused, its parameters would have no gradient, for which several processes wait forever.
+    """
+    weight = values["loss"].get("aux_weight") or 0
+    if weight and not net.head.gives_aux:
+        fix = "loss.aux_weight=0, or model=v3_torchvision"
+        raise ConfigError("AUX", "loss.aux_weight", f"{weight}: the model has no aux score", fix)
+    if net.head.gives_aux and not weight:
+        fix = "loss.aux_weight=0.5, or model.auxiliary=false"
+        raise ConfigError("AUX", "loss.aux_weight", "0 leaves out the model's aux score", fix)
 
 
 def check_batches(net: Segmenter, values: Values) -> None:

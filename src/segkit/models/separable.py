@@ -37,7 +37,12 @@ def released_start(module: nn.Module) -> None:
     """
     for part in module.modules():
         if isinstance(part, SeparableConvNormReLU):
-            for conv, std in ((part[0], 0.33), (part[3], 0.06)):
-                if not conv.weight.is_meta:
-                    # TensorFlow's truncation: at twice the standard deviation.
-                    nn.init.trunc_normal_(conv.weight, std=std, a=-2 * std, b=2 * std)
+            _truncated_normal(part[0], std=0.33)
+            _truncated_normal(part[3], std=0.06)
+
+
+def _truncated_normal(conv: nn.Module, std: float) -> None:
+    assert isinstance(conv, nn.Conv2d)
+    if not conv.weight.is_meta:
+        # TensorFlow cuts off at twice the standard deviation.
+        nn.init.trunc_normal_(conv.weight, std=std, a=-2 * std, b=2 * std)
