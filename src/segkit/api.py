@@ -105,7 +105,7 @@ def build(
     typed = [f"backbone={backbone}", f"os={os}", f"multi_grid={multi_grid}", f"model={model}"]
     values = compose("train", [*typed, *overrides], config_dir).values
     net = parts.network_of(values, num_classes, os)
-    load_backbone(net.backbone, pretrained, source=net.backbone.imagenet)
+    load_backbone(net.backbone, pretrained, source=net.backbone.imagenet, head=net.head)
     return dressed(net, None)
 
 

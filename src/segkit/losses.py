@@ -1,5 +1,6 @@
 """Losses take (scores, labels) and do their own resizing."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,6 +16,7 @@ class CrossEntropy:
     ``ignore_label`` pixels count nowhere. ``class_weights`` [C] weigh each pixel by its true
     class, in the sum and in the divisor. ``aux_weight`` adds that share of the loss of an
     ``aux`` score. Sum and divisor are apart, so that micro-batches add up to the whole batch.
+    Raises ConfigError CFG-RANGE for no weights, negative ones, or ones that are not finite.
     """
 
     def __init__(
@@ -24,7 +26,7 @@ class CrossEntropy:
         aux_weight: float = 0.0,
     ) -> None:
         self.ignore_label = ignore_label
-        self.class_weights = None if class_weights is None else torch.tensor(class_weights)
+        self.class_weights = None if class_weights is None else _weights(class_weights)
         self.aux_weight = aux_weight
 
     def normaliser(self, labels: Tensor) -> dict[str, Tensor]:
@@ -56,14 +58,10 @@ class CrossEntropy:
         return loss / torch.where(pixels > 0, pixels, 1.0)
 
     def _sum(self, scores: Tensor, labels: Tensor) -> Tensor:
-        # fp32 from here on: 70 000 in half precision is already infinite.
-        full = F.interpolate(
-            scores.float(), size=labels.shape[-2:], mode="bilinear", align_corners=True
-        )
         return F.cross_entropy(
-            full,
+            full_size(scores, labels),
             labels.long(),
-            weight=None if self.class_weights is None else self._weights_on(full.device),
+            weight=None if self.class_weights is None else self._weights_on(scores.device),
             ignore_index=self.ignore_label,
             reduction="sum",
         )
@@ -73,3 +71,110 @@ class CrossEntropy:
         if self.class_weights.device != device:  # once: a copy per step would wait for the device
             self.class_weights = self.class_weights.to(device)
         return self.class_weights
+
+
+class HardPixelCrossEntropy(CrossEntropy):
+    """Full-size cross entropy of the ``fraction`` of pixels with the largest loss (facts §4.9).
+
+    The released code's ``top_k_percent_pixels`` from step 0 on; no paper uses it. It ranks a
+    replica's whole batch, this ranks each image by itself: so the pixels that count are known
+    before the forward, and neither devices nor accumulated parts change which ones they are. A
+    fraction of an image's valid pixels that is no whole number takes its last pixel in part.
+    """
+
+    def __init__(self, ignore_label: int, fraction: float = 0.25, aux_weight: float = 0.0) -> None:
+        if not 0 < fraction <= 1:
+            raise ConfigError("RANGE", "loss.fraction", f"found {fraction}", "above 0, at most 1")
+        super().__init__(ignore_label, aux_weight=aux_weight)
+        self.fraction = fraction
+
+    def normaliser(self, labels: Tensor) -> dict[str, Tensor]:
+        """``fraction`` of the valid pixels."""
+        return {"pixels": self.fraction * (labels != self.ignore_label).sum().float()}
+
+    def _sum(self, scores: Tensor, labels: Tensor) -> Tensor:
+        truth = labels.long()
+        losses = F.cross_entropy(
+            full_size(scores, labels), truth, ignore_index=self.ignore_label, reduction="none"
+        ).flatten(1)
+        hardest, _ = losses.topk(math.ceil(self.fraction * losses.shape[1]), dim=1)
+        counted = self.fraction * (labels != self.ignore_label).flatten(1).sum(1, keepdim=True)
+        ranks = torch.arange(hardest.shape[1], device=losses.device)
+        return (hardest * (counted - ranks).clamp(0, 1)).sum()
+
+
+class SubsampledCrossEntropy:
+    """Cross entropy at every ``shrink``-th label, positions and classes weighing the same (v1 §3.1).
+
+    On crops of shrink·k + 1 that is Caffe's Interp with aligned corners, so no two labels are
+    mixed. Scores of that very stride are taken as they are, others are resized to it. Void labels
+    count nowhere, and sum and divisor are apart as in ``CrossEntropy``.
+    """
+
+    def __init__(self, ignore_label: int, shrink: int = 8) -> None:
+        if shrink < 1:
+            raise ConfigError("RANGE", "loss.shrink", f"found {shrink}", "1 or more")
+        self.ignore_label = ignore_label
+        self.shrink = shrink
+
+    def normaliser(self, labels: Tensor) -> dict[str, Tensor]:
+        """The valid ones among the subsampled labels."""
+        return {"pixels": self._valid(labels, self.shrink)}
+
+    def __call__(
+        self, scores: Mapping[str, Tensor], labels: Tensor, normaliser: Mapping[str, Tensor]
+    ) -> Tensor:
+        """``out`` [B, C, h', w'] against labels uint8 or int32 [B, h, w]; an fp32 scalar."""
+        return self._mean(scores["out"], labels, self.shrink, normaliser["pixels"])
+
+    def _valid(self, labels: Tensor, shrink: int) -> Tensor:
+        return (labels[:, ::shrink, ::shrink] != self.ignore_label).sum().float()
+
+    def _mean(self, scores: Tensor, labels: Tensor, shrink: int, pixels: Tensor) -> Tensor:
+        truth = labels[:, ::shrink, ::shrink].long()
+        scores = scores.float()
+        if scores.shape[-2:] != truth.shape[-2:]:
+            scores = F.interpolate(scores, truth.shape[-2:], mode="bilinear", align_corners=True)
+        total = F.cross_entropy(scores, truth, ignore_index=self.ignore_label, reduction="sum")
+        return total / torch.where(pixels > 0, pixels, 1.0)
+
+
+class MultiScaleCrossEntropy(SubsampledCrossEntropy):
+    """v2's sum of four (facts §2.8): fused scores, scale 1, scale 0.75 resized up to it, scale 0.5.
+
+    The last one stays at its own size and meets labels subsampled twice as far. A network without
+    ``model.msc`` gives the first alone, and that is then the whole loss (facts §2.9).
+    """
+
+    def normaliser(self, labels: Tensor) -> dict[str, Tensor]:
+        """The valid labels of both grids."""
+        return super().normaliser(labels) | {"half": self._valid(labels, 2 * self.shrink)}
+
+    def __call__(
+        self, scores: Mapping[str, Tensor], labels: Tensor, normaliser: Mapping[str, Tensor]
+    ) -> Tensor:
+        """``out`` and, where given, ``scale_1``, ``scale_075`` and ``scale_05``."""
+        loss = super().__call__(scores, labels, normaliser)
+        if "scale_1" not in scores:
+            return loss
+        for name in ("scale_1", "scale_075"):
+            loss = loss + self._mean(scores[name], labels, self.shrink, normaliser["pixels"])
+        return loss + self._mean(scores["scale_05"], labels, 2 * self.shrink, normaliser["half"])
+
+
+def _weights(given: Sequence[float]) -> Tensor:
+    if not given or any(not 0 <= weight < math.inf for weight in given):
+        found = "is empty" if not given else f"found {list(given)}"
+        fix = "one weight of 0 or more for each class, as in loss.class_weights=[0.2,1.3,...]"
+        raise ConfigError("RANGE", "loss.class_weights", found, fix)
+    return torch.tensor(given, dtype=torch.float32)
+
+
+def full_size(scores: Tensor, labels: Tensor) -> Tensor:
+    """Scores at the labels' size with aligned corners, in fp32.
+
+    70 000 in half precision is already infinite.
+    """
+    return F.interpolate(
+        scores.float(), size=labels.shape[-2:], mode="bilinear", align_corners=True
+    )

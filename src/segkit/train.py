@@ -141,9 +141,12 @@ def weights_of(folder: Path, net: Segmenter, values: parts.Values) -> dict[str, 
         net.backbone,
         values["pretrained"],
         source=net.backbone.imagenet,
+        head=net.head,
         strict=values["pretrained_strict"],
         download=True,
     )
+    if origin.not_loaded:
+        print(f"{origin.file} does not hold, so from random: {', '.join(origin.not_loaded)}")
     return origin.to_dict()
 
 

@@ -1,9 +1,10 @@
 """What a backbone and a head promise each other; the segmenter joins any two that keep it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from segkit.models.weights import ImageNetWeights
 
@@ -43,6 +44,9 @@ class Backbone(nn.Module):
     name: str
     features: dict[str, Feature]
     accepts_multi_grid: bool = False
+    # Whether the last block is made of ResNet's bottleneck units: what v3 wrote its multi-grid for
+    # (so what ``auto`` gives one) and what its cascade repeats.
+    has_bottlenecks: bool = False
     imagenet: ImageNetWeights | None = None
     pixels: Pixels = IMAGENET_PIXELS
 
@@ -56,16 +60,31 @@ class Head(nn.Module):
 
     # Output stride the head's rates are written for; they are scaled by this over the actual one.
     written_for: ClassVar[int]
-    # What multi_grid=auto means where the backbone accepts one; None: no multi-grid.
+    # What multi_grid=auto means where the backbone has bottlenecks; None: no multi-grid.
     default_multi_grid: ClassVar[tuple[int, ...] | None] = None
     # Largest output stride the backbone is asked for. A head that goes on striding (v3's cascade,
     # §3.2: OS up to 256) takes the rest itself; None: the backbone takes it all.
     max_backbone_stride: ClassVar[int | None] = None
-    # The parameters that turn features into classes: what v1/v2 train with ten times the rate.
     # Whether it goes on with copies of the backbone's last block, multi-grid and all (§3.2.1): then
     # it is also given ``multi_grid``, the one in force, and the backbone must accept one.
     repeats_last_block: ClassVar[bool] = False
     # Whether the score dict has ``aux`` in training; a loss must then use it, or parameters would
     # be left without a gradient, which several processes cannot work with.
     gives_aux: bool = False
-    classifier_prefixes: ClassVar[tuple[str, ...]] = ("classifier.",)
+    # The parameters that turn features into classes: what v1/v2 train with ten times the rate.
+    classifier_prefixes: tuple[str, ...] = ("classifier.",)
+    # The scales of the image it is asked at, one after the other (v2's MSC); ``fuse`` joins them.
+    input_scales: tuple[float, ...] = (1.0,)
+
+    def fuse(self, scales: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """One score dict out of those of ``input_scales``."""
+        (scores,) = scales
+        return scores
+
+    def from_classifier(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor | None]:  # noqa: ARG002
+        """The head's own parameters that a file of pretrained weights can start, by name.
+
+        ``tensors`` is the whole file in its own names. None is what the head would have taken but
+        the file does not hold; what is not named here starts from random with every file.
+        """
+        return {}

@@ -16,13 +16,22 @@ def he_normal(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
 
 
-def logits(channels: int, num_classes: int) -> nn.Conv2d:
-    """The 1×1 classifier a DeepLab ends in: N(0, 0.01), bias 0 (released code of v1 to v3+)."""
-    conv = nn.Conv2d(channels, num_classes, 1)
+def normal(conv: nn.Conv2d, std: float) -> nn.Conv2d:
+    """``conv`` with weights from N(0, std) and bias 0, as Caffe's "gaussian" filler starts it."""
     if _has_values(conv):
-        nn.init.normal_(conv.weight, std=0.01)
+        nn.init.normal_(conv.weight, std=std)
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv
+
+
+def logits(channels: int, num_classes: int, *, kernel: int = 1, rate: int = 1) -> nn.Conv2d:
+    """The classifier a DeepLab ends in: N(0, 0.01), bias 0 (released code of v1 to v3+).
+
+    1×1, but for v2's branches on a ResNet (§4.1.2). ``kernel`` is odd; the size is kept.
+    """
+    padding = rate * (kernel // 2)
+    conv = nn.Conv2d(channels, num_classes, kernel, padding=padding, dilation=rate)
+    return normal(conv, 0.01)
 
 
 def _has_values(conv: nn.Conv2d) -> bool:

@@ -57,7 +57,8 @@ class Segmenter(nn.Module):
 
     def scores(self, images: Tensor) -> dict[str, Tensor]:
         """The head's score maps at their own strides: ``out``, and ``aux`` where there is one."""
-        return self.head(self.backbone(images))
+        scales = [resized(images, scale) for scale in self.head.input_scales]
+        return self.head.fuse([self.head(self.backbone(scaled)) for scaled in scales])
 
     def forward(self, images: Tensor) -> Tensor:
         """``out`` at the images' size, with aligned corners as Caffe and TF resized it.
@@ -108,6 +109,14 @@ class Segmenter(nn.Module):
         return (part for part in self.modules() if isinstance(part, _BatchNorm))
 
 
+def resized(images: Tensor, scale: float) -> Tensor:
+    """Aligned corners and (side − 1)·scale + 1: 513 becomes 385 and 257 (facts §2.8)."""
+    if scale == 1:
+        return images
+    size = [int((side - 1) * scale + 1) for side in images.shape[2:]]
+    return F.interpolate(images, size, mode="bilinear", align_corners=True)
+
+
 def build_segmenter(
     make_backbone: Callable[..., Backbone],
     make_head: Callable[..., Head],
@@ -119,7 +128,7 @@ def build_segmenter(
     """Join what the two make; channels go from one to the other and are said nowhere else.
 
     ``make_head`` is a ``Head`` class or a ``functools.partial`` of one. ``multi_grid="auto"`` is
-    the head's default where the backbone accepts a multi-grid and none elsewhere; an explicit one
+    the head's default where the backbone has bottleneck units and none elsewhere; an explicit one
     that the backbone cannot have raises ``ConfigError`` CFG-MULTI-GRID, an output stride that it
     cannot have CFG-OUTPUT-STRIDE, and a head that repeats a last block which is none of bottleneck
     units CFG-BACKBONE.
@@ -129,14 +138,14 @@ def build_segmenter(
     backbone_stride = output_stride if limit is None else min(output_stride, limit)
     if multi_grid == "auto":
         grid = head_class.default_multi_grid
-        if grid and not _accepts_multi_grid(make_backbone, backbone_stride):
+        if grid and not _has_bottlenecks(make_backbone, backbone_stride):
             grid = None
     else:
         grid = None if multi_grid is None else tuple(multi_grid)
     backbone = make_backbone(output_stride=backbone_stride, multi_grid=grid)
     extra = {}
     if head_class.repeats_last_block:
-        if not backbone.accepts_multi_grid:
+        if not backbone.has_bottlenecks:
             raise ConfigError(
                 "BACKBONE",
                 "backbone",
@@ -158,7 +167,7 @@ def _head_class(make_head: Callable[..., Head]) -> type[Head]:
     return make_head
 
 
-def _accepts_multi_grid(make_backbone: Callable[..., Backbone], output_stride: int) -> bool:
+def _has_bottlenecks(make_backbone: Callable[..., Backbone], output_stride: int) -> bool:
     # Only the network knows; asked on the meta device it takes neither memory nor random state.
     with torch.device("meta"):
-        return make_backbone(output_stride=output_stride, multi_grid=None).accepts_multi_grid
+        return make_backbone(output_stride=output_stride, multi_grid=None).has_bottlenecks

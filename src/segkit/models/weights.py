@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from segkit.errors import CheckpointError, without_secrets
 from segkit.models.weight_files import WeightFile, find, read
+
+if TYPE_CHECKING:  # the contracts name the table below
+    from segkit.models.contracts import Head
 
 __all__ = ["ImageNetWeights", "Origin", "WeightFile", "load_backbone", "load_segmenter"]
 
@@ -54,10 +57,11 @@ def load_backbone(
     pretrained: str,
     *,
     source: ImageNetWeights | None,
+    head: "Head | None" = None,
     strict: bool = True,
     download: bool = False,
 ) -> Origin:
-    """Fill ``backbone`` in place and say from what.
+    """Fill ``backbone`` in place, what ``head`` can take beside it, and say from what.
 
     ``pretrained`` is ``imagenet`` (the files of ``source``, which is the backbone's own
     ``imagenet``), ``none``, or a path. Half-precision tensors become float32 on the way. With
@@ -89,8 +93,14 @@ def load_backbone(
             "the file is damaged or not what its name says; delete it",
         )
     fitting = _in_our_names(tensors, source or _ANY_FILE)
+    offered = {} if head is None else head.from_classifier(tensors)
+    for_head = {key: tensor for key, tensor in offered.items() if tensor is not None}
+    _check_finite(for_head, str(path))
     loaded, left = _fill(backbone, fitting, where=str(path), strict=strict)
-    return Origin(kind, without_secrets(path.name), digest, loaded, tuple(left))
+    if head is not None:
+        head.load_state_dict(for_head, strict=False)
+    left += [f"head.{key}" for key in offered if key not in for_head]
+    return Origin(kind, without_secrets(path.name), digest, loaded + len(for_head), tuple(left))
 
 
 def load_segmenter(
