@@ -104,7 +104,7 @@ class HardPixelCrossEntropy(CrossEntropy):
 
 
 class SubsampledCrossEntropy:
-    """Cross entropy at every ``shrink``-th label, positions and classes weighing the same (v1 §3.1).
+    """Cross entropy at every ``shrink``-th label; all positions weigh the same (v1 §3.1).
 
     On crops of shrink·k + 1 that is Caffe's Interp with aligned corners, so no two labels are
     mixed. Scores of that very stride are taken as they are, others are resized to it. Void labels
