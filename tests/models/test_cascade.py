@@ -1,6 +1,7 @@
 """v3's cascade: the rate table, strides without the network that has them, copies of block4."""
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -88,7 +89,7 @@ def test_parameters(name: str) -> None:
     counts = [
         sum(p.numel() for p in cascade(name, 16, blocks=n).parameters()) for n in (4, 5, 6, 7)
     ]
-    assert [b - a for a, b in zip(counts, counts[1:], strict=False)] == [13_387_776] * 3
+    assert [after - before for before, after in pairwise(counts)] == [13_387_776] * 3
     keys = [
         {k: v.shape for k, v in cascade(name, stride).state_dict().items()} for stride in (8, 256)
     ]
