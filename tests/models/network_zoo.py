@@ -1,14 +1,19 @@
 """Every backbone the room has; the family's tests run over this one table."""
 
+import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
 from segkit.models.backbones.mobilenetv2 import mobilenetv2
 from segkit.models.backbones.resnet import r_tiny, resnet
-from segkit.models.contracts import Backbone
+from segkit.models.backbones.xception import xception
+from segkit.models.contracts import Backbone, Pixels
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "r_tiny": r_tiny,
@@ -20,16 +25,31 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "r101_caffe": partial(resnet, 101, "caffe"),
     "r50_beta": partial(resnet, 50, "beta", low="released"),
     "r101_beta": partial(resnet, 101, "beta", low="released"),
+    "x41": partial(xception, 41),
+    "x65": partial(xception, 65),
+    "x71": partial(xception, 71),
     "mnv2": mobilenetv2,
 }
 BOTTLENECKS = [name for name in BACKBONES if name.startswith(("r50", "r101"))]
-WITHOUT_MULTI_GRID = [name for name in BACKBONES if name not in BOTTLENECKS]
+XCEPTIONS = [name for name in BACKBONES if name.startswith("x")]
+WITHOUT_MULTI_GRID = [name for name in BACKBONES if name not in BOTTLENECKS + XCEPTIONS]
 
 
 def on_meta(name: str, output_stride: int, multi_grid: tuple[int, ...] | None = None) -> Backbone:
     """Shapes and strides without a single value."""
     with torch.device("meta"):
         return BACKBONES[name](output_stride=output_stride, multi_grid=multi_grid)
+
+
+def photo_or_noise(size: int, pixels: Pixels) -> Tensor:
+    """A real photo of ``SEGKIT_DATA`` as a network sees it, or noise where there is none."""
+    path = Path(os.environ.get("SEGKIT_DATA", "unset")) / "photos/bird.png"
+    if not path.is_file():
+        return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    image = Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (pixels.mean, pixels.std))
+    return (x - mean) / std
 
 
 def random_norms(module: nn.Module, seed: int = 0) -> None:
@@ -49,6 +69,8 @@ def rates(backbone: Backbone) -> list[list[int]]:
     if backbone.name == "mnv2":
         layers = backbone.layers
         blocks = [layers[a:b] for a, b in ((1, 2), (2, 4), (4, 7), (7, 11), (11, 14), (14, 18))]
+    elif backbone.name in XCEPTIONS:
+        blocks = list(backbone.blocks)
     else:
         blocks = [getattr(backbone, f"layer{n}") for n in (1, 2, 3, 4)]
     return [

@@ -3,7 +3,15 @@
 import pytest
 import torch
 import torchvision
-from network_zoo import BACKBONES, BOTTLENECKS, WITHOUT_MULTI_GRID, on_meta, random_norms, rates
+from network_zoo import (
+    BACKBONES,
+    BOTTLENECKS,
+    WITHOUT_MULTI_GRID,
+    XCEPTIONS,
+    on_meta,
+    random_norms,
+    rates,
+)
 
 from segkit.errors import ConfigError
 from segkit.models.backbones.resnet import resnet
@@ -207,9 +215,10 @@ def test_multi_grid_is_refused_by_name(name):
     assert fault.value.where == "multi_grid"
 
 
-@pytest.mark.parametrize("name", BOTTLENECKS)
+@pytest.mark.parametrize("name", BOTTLENECKS + XCEPTIONS)
 def test_multi_grid_is_accepted(name):
     assert on_meta(name, 16).accepts_multi_grid
+    assert on_meta(name, 16).has_bottlenecks == (name in BOTTLENECKS)
 
 
 @pytest.mark.parametrize(

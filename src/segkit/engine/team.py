@@ -136,7 +136,8 @@ class Team(Alone):
         self._reduce(number, "the next step", dist.ReduceOp.MAX)
         if int(number) and not stop:
             stop.request(int(number))
-        return bool(stop)
+        # Not bool(stop): a signal that came since was no part of what the others were told.
+        return bool(number)
 
     def any(self, flag: bool) -> bool:
         number = torch.tensor(int(flag))

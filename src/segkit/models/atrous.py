@@ -110,7 +110,7 @@ def _checked_grid(
             "MULTI-GRID",
             "multi_grid",
             f"{network} cannot have a multi-grid, found {list(grid)}",
-            "multi_grid=none, or a ResNet of bottleneck units (r50, r101)",
+            "multi_grid=none, or a ResNet of bottleneck units (r50, r101) or an Xception",
         )
     if len(grid) != units or any(not isinstance(n, int) or n < 1 for n in grid):
         raise ConfigError(

@@ -163,7 +163,7 @@ class ResNet(Backbone):
         self.name = name
         self.imagenet = imagenet
         self.pixels = _BETA_PIXELS if style == "beta" else IMAGENET_PIXELS
-        self.accepts_multi_grid = block is Bottleneck
+        self.accepts_multi_grid = self.has_bottlenecks = block is Bottleneck
         self.low = low
         plan = plan_units(
             _strides_at_ends(depths) if style == "beta" else _strides_at_starts(depths),
