@@ -93,8 +93,12 @@ def test_rates_of_mobilenetv2(output_stride, units_14_to_17, units_7_to_13):
 
 @pytest.mark.parametrize(
     ("name", "multi_grid"),
-    [(name, None) for name in BACKBONES if "101" not in name]
-    + [("r50", (1, 2, 4)), ("r50_caffe", (2, 2, 2)), ("r50_beta", (1, 2, 4))],
+    [(name, None) for name in BACKBONES if "101" not in name and name != "x65"]
+    + [("r50", (1, 2, 4)), ("r50_caffe", (2, 2, 2)), ("r50_beta", (1, 2, 4))]
+    + [
+        pytest.param(*more, marks=pytest.mark.slow)
+        for more in (("x65", None), ("x41", (1, 2, 4)), ("r101_beta", None))
+    ],
 )
 def test_atrous_maps_contain_the_strided_ones(name, multi_grid):
     """The same weights give the same value wherever the OS 32 network has one, borders included.
