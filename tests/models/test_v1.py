@@ -299,6 +299,13 @@ def test_every_config_is_sound(name, variant):
     assert values["model"]["name"] == name + variant
 
 
+@pytest.mark.parametrize("words", [("model=v1", "schedule=v1_msc"), ("model=v3", "schedule=v1")])
+def test_another_models_multipliers_are_refused_before_data_is_read(words):
+    with pytest.raises(ConfigError, match="no (parameter is left|rule covers)") as fault:
+        parts.check_network(values_of(*words, "os=8", "augment.crop=65", "dataset=shapes"))
+    assert fault.value.where == "schedule.rules"
+
+
 TINY = [
     *("dataset=shapes", "dataset.size=33", "dataset.count=4", "dataset.val={count: 1}"),
     *("augment.crop=33", "schedule.batch=2", "workers=0", "log.tensorboard=false"),
