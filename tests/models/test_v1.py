@@ -301,7 +301,7 @@ def test_every_config_is_sound(name, variant):
 
 @pytest.mark.parametrize("words", [("model=v1", "schedule=v1_msc"), ("model=v3", "schedule=v1")])
 def test_another_models_multipliers_are_refused_before_data_is_read(words):
-    with pytest.raises(ConfigError, match="no (parameter is left|rule covers)") as fault:
+    with pytest.raises(ConfigError, match=r"no (parameter is left|rule covers)") as fault:
         parts.check_network(values_of(*words, "os=8", "augment.crop=65", "dataset=shapes"))
     assert fault.value.where == "schedule.rules"
 
