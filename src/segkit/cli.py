@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a model (stages, validation, checkpoints, exact resume)",
     "eval": "score a trained model and write score.json",
     "predict": "segment images and folders",
+    "model": "sizes, costs and receptive fields of models; import of checkpoints",
     "doctor": "look at this machine: a verdict a line, with what to type",
     "completion": "print the completion script of bash, zsh or fish",
 }
@@ -151,7 +152,7 @@ def dispatch(argv: list[str]) -> int:
         from segkit.completion import complete
 
         return complete(argv[1:])
-    if argv[0] in ("doctor", "completion"):  # nothing to compose
+    if argv[0] in ("model", "doctor", "completion"):  # they read their words themselves
         return task(argv[0])(argv[1:])
     call = parse(argv)
     if call.help:
