@@ -8,6 +8,8 @@ from pathlib import Path
 
 from sandbox import Result, Running, Sandbox
 
+STACKS = {"PYTHONFAULTHANDLER": "1"}
+"""A process that hangs says where, see ``Running.show_stacks``."""
 SITE = Path(__file__).parent / "ranks_site"
 
 
@@ -39,7 +41,7 @@ def launched(box: Sandbox, *words: str, inject: str = "") -> Running:
     """``segkit WORDS devices=2`` as a user types it: torch's launcher and two new interpreters."""
     site = os.pathsep.join(filter(None, [str(SITE), box.env.get("PYTHONPATH")]))
     env = {"PYTHONPATH": site, "SEGKIT_FAULT": inject} if inject else {}
-    return box.start(*words, "devices=2", fresh=True, env=env)
+    return box.start(*words, "devices=2", fresh=True, env=env | STACKS)
 
 
 def torchrun(box: Sandbox, *words: str, options: Sequence[str] = (), inject: str = "") -> Running:

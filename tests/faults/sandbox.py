@@ -62,12 +62,20 @@ class Running:
         end = time.monotonic() + timeout
         while (code := self.poll()) is None:
             if time.monotonic() > end:
+                self.show_stacks()
                 self.kill()
                 raise AssertionError(f"still running after {timeout:g} s:\n{self.err.read_text()}")
             time.sleep(0.01)
         seconds = time.monotonic() - self.began
         out, err = (path.read_text(errors="replace") for path in (self.out, self.err))
         return Result(self.pid, code, out, err, seconds)
+
+    def show_stacks(self) -> None:
+        """Have all processes that work where this one does print where they hang, and end."""
+        where = Path(f"/proc/{self.pid}/cwd").readlink()
+        for pid in working_in(where):
+            os.kill(pid, signal.SIGABRT)
+        time.sleep(1)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         os.kill(self.pid, number)
@@ -214,6 +222,18 @@ def _members(session: int) -> list[int]:
     return [
         int(stat.parent.name) for stat in Path("/proc").glob("[0-9]*/stat") if _is_in(stat, session)
     ]
+
+
+def working_in(folder: Path) -> list[int]:
+    """Living processes whose working directory is ``folder``."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if place.readlink() == folder:
+                found.append(int(place.parent.name))
+        except OSError:
+            continue
+    return found
 
 
 def _is_in(stat: Path, session: int) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from figures import keep
 from many import all_well, free_port, launched, together, torchrun
 from safetensors.torch import load_file
-from sandbox import TINY, Sandbox, living, outcome
+from sandbox import TINY, Sandbox, living, outcome, working_in
 from torch import Tensor
 
 LAST = re.compile(r"^segkit: error\[([A-Z0-9-]+)\]: ")
@@ -436,15 +436,4 @@ def orphans(box: Sandbox, seconds: float = 5.0) -> list[int]:
     end = time.monotonic() + seconds
     while (found := working_in(box.work)) and time.monotonic() < end:
         time.sleep(0.05)
-    return found
-
-
-def working_in(folder: Path) -> list[int]:
-    found = []
-    for place in Path("/proc").glob("[0-9]*/cwd"):
-        try:
-            if place.readlink() == folder:
-                found.append(int(place.parent.name))
-        except OSError:
-            continue
     return found
