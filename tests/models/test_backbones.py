@@ -14,6 +14,7 @@ from network_zoo import (
 )
 
 from segkit.errors import ConfigError
+from segkit.models.backbones.mobilenetv2 import mobilenetv2
 from segkit.models.backbones.resnet import resnet
 from segkit.models.weights import _in_our_names
 
@@ -93,11 +94,11 @@ def test_rates_of_mobilenetv2(output_stride, units_14_to_17, units_7_to_13):
 
 @pytest.mark.parametrize(
     ("name", "multi_grid"),
-    [(name, None) for name in BACKBONES if "101" not in name and name != "x65"]
+    [(name, None) for name in BACKBONES if "101" not in name and name not in ("x65", "x71")]
     + [("r50", (1, 2, 4)), ("r50_caffe", (2, 2, 2)), ("r50_beta", (1, 2, 4))]
     + [
         pytest.param(*more, marks=pytest.mark.slow)
-        for more in (("x65", None), ("x41", (1, 2, 4)), ("r101_beta", None))
+        for more in (("x65", None), ("x71", None), ("x41", (1, 2, 4)), ("r101_beta", None))
     ],
 )
 def test_atrous_maps_contain_the_strided_ones(name, multi_grid):
@@ -167,6 +168,27 @@ def test_parity_with_torchvisions_mobilenetv2():
             if key := {3: "res2", 6: "res3", 13: "res4", 17: "res5"}.get(index):
                 scale = y.abs().max()
                 torch.testing.assert_close(maps[key] / scale, y / scale, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_mobilenetv2s_taps():
+    """Facts §4.8: behind layers.3's depthwise convolution, or the unit's output."""
+    torch.manual_seed(0)
+    released, ports = (
+        mobilenetv2(low=low, output_stride=16).eval() for low in ("released", "ports")
+    )
+    random_norms(released)
+    ports.load_state_dict(released.state_dict())
+    x = torch.randn(1, 3, 65, 49)
+    found, unit = released(x), ports(x)
+    expected = released.layers[3].conv[1](released.layers[3].conv[0](released.layers[:3](x)))
+    assert torch.equal(found["low"], expected)
+    assert (released.features["low"].channels, released.features["low"].stride) == (144, 4)
+    assert unit["low"] is unit["res2"]
+    assert all(torch.equal(found[key], unit[key]) for key in unit if key != "low")
+    with pytest.raises(ConfigError) as fault:
+        mobilenetv2(low="sum", output_stride=16)
+    assert fault.value.where == "backbone.low"
 
 
 def test_the_two_styles_share_weights_but_not_values():

@@ -32,13 +32,22 @@ NETWORKS = {
 }
 
 
+QUICK = ("resnet50d", "convnext_atto", "vgg11")
+
+
+def rows(values):
+    """Test rows that begin with a network; those of the other networks run with the slow tests."""
+    return [pytest.param(*row, marks=() if row[0] in QUICK else pytest.mark.slow) for row in values]
+
+
 def on_meta(network, output_stride):
     with torch.device("meta"):
         return timm_network(network, output_stride=output_stride).eval()
 
 
 @pytest.mark.parametrize(
-    ("network", "output_stride"), [(n, s) for n, strides in NETWORKS.items() for s in strides]
+    ("network", "output_stride"),
+    rows((n, s) for n, strides in NETWORKS.items() for s in strides),
 )
 def test_maps_are_what_the_features_say(network, output_stride):
     backbone = on_meta(network, output_stride)
@@ -54,7 +63,7 @@ def test_maps_are_what_the_features_say(network, output_stride):
             assert list(maps[key].shape) == [2, feature.channels, *expected], key
 
 
-@pytest.mark.parametrize("network", [n for n, strides in NETWORKS.items() if len(strides) > 1])
+@pytest.mark.parametrize("network", rows((n,) for n in NETWORKS if len(NETWORKS[n]) > 1))
 def test_same_parameters_at_any_output_stride(network):
     first, *others = [
         {k: v.shape for k, v in on_meta(network, s).state_dict().items()} for s in NETWORKS[network]
@@ -62,7 +71,7 @@ def test_same_parameters_at_any_output_stride(network):
     assert all(other == first for other in others)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", rows((n,) for n in NETWORKS))
 def test_names_of_a_classifiers_file(network):
     """All that a whole network's file holds has its place here, or is known to be left out."""
     with torch.device("meta"):
@@ -91,7 +100,9 @@ def test_timms_own_file_gives_timms_own_maps(network, tmp_path):
         assert torch.equal(found["low"], maps[-4])
 
 
-@pytest.mark.parametrize("output_stride", [8, pytest.param(16, marks=pytest.mark.slow), 32])
+@pytest.mark.parametrize(
+    "output_stride", [8, *(pytest.param(s, marks=pytest.mark.slow) for s in (16, 32))]
+)
 def test_timms_resnet50_is_torchvisions_and_ours(output_stride):
     """The same weights under the same names, dilated alike: all three agree on every map."""
     torch.manual_seed(0)
@@ -205,7 +216,10 @@ def test_making_one_leaves_the_random_state_to_its_own_weights():
     assert all(torch.equal(ours[key], alone[key]) for key in alone)
 
 
-@pytest.mark.parametrize("mode", ["train", "frozen_stats", "frozen"])
+@pytest.mark.parametrize(
+    "mode",
+    ["train", *(pytest.param(m, marks=pytest.mark.slow) for m in ("frozen_stats", "frozen"))],
+)
 def test_two_steps_in_every_batch_norm_mode(mode):
     torch.manual_seed(0)
     net = build_segmenter(

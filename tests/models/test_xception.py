@@ -143,8 +143,15 @@ def test_where_the_relus_are():
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", ["x41", "x71"])
-@pytest.mark.parametrize("low", ["released", "ports"])
+@pytest.mark.parametrize(
+    ("name", "low"),
+    [
+        ("x41", "ports"),
+        ("x71", "released"),
+        pytest.param("x41", "released", marks=pytest.mark.slow),
+        pytest.param("x71", "ports", marks=pytest.mark.slow),
+    ],
+)
 def test_low(name, low):
     """Facts §4.8: block 2's second pointwise norm (block 3's in 71), or the block before."""
     torch.manual_seed(0)

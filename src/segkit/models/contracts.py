@@ -32,10 +32,12 @@ IMAGENET_PIXELS = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 class Backbone(nn.Module):
     """Image ``[B, 3, H, W]`` -> dict of maps, with the keys of ``features``.
 
-    A map of stride s has the size ``(H − 1) // s + 1``. Keys every backbone has: ``out``, the last
-    map, at the requested output stride, and ``low``, the last map at stride 4. Where a network has
-    the usual five stages it also names them ``res2`` ... ``res5``: the last map of the blocks whose
-    stride was 4, 8, 16, 32 before any stride was traded for a rate.
+    A map of stride s has the size ``(H − 1) // s + 1``. Keys: ``out``, the last map, at the
+    requested output stride; ``low``, what a decoder sees at stride 4, where the network has such a
+    map (the papers' networks do): the released code's tap or another codebase's, as the backbone's
+    ``low`` argument says. Where a network has the usual five stages it also names them ``res2`` ...
+    ``res5``: the last map of the blocks whose stride was 4, 8, 16, 32 before any stride was traded
+    for a rate.
 
     Made by a function ``make(*, output_stride, multi_grid, **its own arguments)`` that lets
     ``atrous.plan_units`` decide strides and rates. ``name`` is that of its YAML file.

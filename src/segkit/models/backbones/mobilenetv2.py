@@ -5,9 +5,11 @@ DeepLab takes the 320-channel map (``layers.17``, the TF code's ``layer_18``) an
 """
 
 from collections.abc import Sequence
+from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
+from segkit.errors import ConfigError
 from segkit.models.atrous import Unit, plan_units
 from segkit.models.contracts import Backbone, Feature
 from segkit.models.initial import he_normal
@@ -27,6 +29,11 @@ _STEM_CHANNELS = 32
 
 # The index of the last unit before each stride: where the maps are tapped.
 _TAPS = {3: "res2", 6: "res3", 13: "res4", 17: "res5"}
+
+# Which map at stride 4 a decoder sees, of the last unit there (layers.3). released: 144 channels
+# behind the depthwise convolution (the TF code's layer_4/depthwise_output); ports: its 24.
+Low = Literal["released", "ports"]
+_LOW = 3
 
 # torchvision's file is the one MobileNet_V2_Weights.IMAGENET1K_V1 names; the other one is an 8-bit
 # TensorFlow network read back into floats, which has no public torch file.
@@ -59,6 +66,18 @@ class InvertedResidual(nn.Module):
         expand = [ConvNormReLU6(in_channels, hidden, 1)] if expansion != 1 else []
         self.conv = nn.Sequential(*expand, depthwise, project, nn.BatchNorm2d(channels))
         self.residual = in_channels == channels
+        self.hidden = hidden
+
+    def depthwise(self, x: Tensor) -> Tensor:
+        """The expanded map, ``hidden`` channels, behind the depthwise convolution."""
+        for layer in list(self.conv)[:-2]:
+            x = layer(x)
+        return x
+
+    def project(self, expanded: Tensor, x: Tensor) -> Tensor:
+        """The unit's output from its expanded map and its input."""
+        y = self.conv[-1](self.conv[-2](expanded))
+        return x + y if self.residual else y
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(x) if self.residual else self.conv(x)
@@ -93,14 +112,15 @@ class ConvNormReLU6(nn.Sequential):
 
 
 class MobileNetV2(Backbone):
-    """Maps ``res2`` = ``low``, ``res3``, ``res4``, ``res5`` = ``out``: 24, 32, 96, 320 channels."""
+    """Maps ``low``; ``res2``, ``res3``, ``res4``, ``res5`` = ``out``: 24, 32, 96, 320 channels."""
 
     name = "mnv2"
     imagenet = _IMAGENET
     stem_stride = 2
 
-    def __init__(self, *, output_stride: int, multi_grid: Sequence[int] | None) -> None:
+    def __init__(self, *, low: Low, output_stride: int, multi_grid: Sequence[int] | None) -> None:
         super().__init__()
+        self.low = low
         plan = plan_units(
             [[stride] + [1] * (units - 1) for _, _, units, stride in _BLOCKS],
             output_stride=output_stride,
@@ -118,18 +138,34 @@ class MobileNetV2(Backbone):
                 channels, stride = width, stride * unit.stride
                 if tap := _TAPS.get(len(self.layers) - 1):
                     self.features[tap] = Feature(channels, stride)
-        self.features |= {"low": self.features["res2"], "out": self.features["res5"]}
+        decoded = self.features["res2"]
+        if low == "released":
+            decoded = Feature(cast(InvertedResidual, self.layers[_LOW]).hidden, decoded.stride)
+        self.features |= {"low": decoded, "out": self.features["res5"]}
         he_normal(self)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         maps = {}
         for index, layer in enumerate(self.layers):
-            x = layer(x)
+            if index == _LOW and self.low == "released":
+                unit = cast(InvertedResidual, layer)
+                maps["low"] = unit.depthwise(x)
+                x = unit.project(maps["low"], x)
+            else:
+                x = layer(x)
             if tap := _TAPS.get(index):
                 maps[tap] = x
-        return {**maps, "low": maps["res2"], "out": maps["res5"]}
+        return {"low": maps["res2"], **maps, "out": maps["res5"]}
 
 
-def mobilenetv2(*, output_stride: int, multi_grid: Sequence[int] | None = None) -> MobileNetV2:
-    """MobileNetV2 at width 1.0; output strides 2, 4, 8, 16, 32; it cannot have a multi-grid."""
-    return MobileNetV2(output_stride=output_stride, multi_grid=multi_grid)
+def mobilenetv2(
+    *, low: Low = "released", output_stride: int, multi_grid: Sequence[int] | None = None
+) -> MobileNetV2:
+    """MobileNetV2 at width 1.0; output strides 2, 4, 8, 16, 32; it cannot have a multi-grid.
+
+    Raises ``ConfigError`` CFG-BACKBONE for a tap there is none of.
+    """
+    if low not in get_args(Low):
+        choices = f"one of {', '.join(get_args(Low))}"
+        raise ConfigError("BACKBONE", "backbone.low", f"there is no tap {low!r}", choices)
+    return MobileNetV2(low=low, output_stride=output_stride, multi_grid=multi_grid)
