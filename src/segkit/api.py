@@ -49,7 +49,7 @@ def checked_image(image: np.ndarray) -> np.ndarray:
 
 def check_stride(value: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError("RANGE", "os", f"{value!r}", "allowed: 8, 16, 32")
+        raise ConfigError("RANGE", "os", f"{value!r}", "a power of two from 4 to 256")
 
 
 def load(
