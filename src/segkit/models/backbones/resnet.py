@@ -9,6 +9,7 @@ State-dict keys are torchvision's for all, so that its files load as they are.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 from torch import Tensor, nn
@@ -24,6 +25,11 @@ Style = Literal["torchvision", "caffe", "beta"]
 # PyTorch code has it. released: its last batch norm, before the sum and the ReLU (v3+'s
 # feature_extractor.py; "res2 before striding" in the paper's words).
 Low = Literal["ports", "released"]
+# What a unit that lost its stride does. kept: its 3×3 looks with the rate reached so far, which
+# gives the strided network's values (atrous.py). raised: with the new one, as the units after it;
+# segmentation_models_pytorch does so (its encoders/_utils.py), and what was trained that way needs
+# it.
+FirstRate = Literal["kept", "raised"]
 
 # Addresses and hash prefixes are those torchvision's ResNet*_Weights.IMAGENET1K_V1 name.
 _TORCHVISION = {
@@ -155,6 +161,7 @@ class ResNet(Backbone):
         *,
         style: Style,
         low: Low,
+        first_rate: FirstRate = "kept",
         output_stride: int,
         multi_grid: Sequence[int] | None,
         imagenet: ImageNetWeights | None,
@@ -173,6 +180,8 @@ class ResNet(Backbone):
             accepts_multi_grid=self.accepts_multi_grid,
             network=name,
         )
+        if first_rate == "raised":
+            plan = [[replace(unit, rate=unit.rate_after) for unit in units] for units in plan]
         stem = beta_stem() if style == "beta" else None
         channels, stride = 128 if stem else widths[0], self.stem_stride
         self.conv1 = stem or nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
@@ -224,12 +233,13 @@ def resnet(
     style: Style = "torchvision",
     *,
     low: Low = "ports",
+    first_rate: FirstRate = "kept",
     output_stride: int,
     multi_grid: Sequence[int] | None = None,
 ) -> ResNet:
     """ResNet-18, 34, 50 or 101 at output stride 4, 8, 16 or 32.
 
-    Raises ``ConfigError`` CFG-BACKBONE for a depth, style or tap there is none of.
+    Raises ``ConfigError`` CFG-BACKBONE for a depth, style, tap or first rate there is none of.
     """
     depths = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
     if depth not in depths:
@@ -241,6 +251,8 @@ def resnet(
         raise _no_such("style", style, "only r50 and r101 have it; torchvision")
     if low not in get_args(Low):
         raise _no_such("low", low, f"one of {', '.join(get_args(Low))}")
+    if first_rate not in get_args(FirstRate):
+        raise _no_such("first_rate", first_rate, f"one of {', '.join(get_args(FirstRate))}")
     files = {"torchvision": _TORCHVISION, "caffe": _CAFFE, "beta": {}}
     file = files[style].get(depth)
     return ResNet(
@@ -250,6 +262,7 @@ def resnet(
         (64, 128, 256, 512),
         style=style,
         low=low,
+        first_rate=first_rate,
         output_stride=output_stride,
         multi_grid=multi_grid,
         imagenet=ImageNetWeights((file,), unused=("fc.",)) if file else None,
