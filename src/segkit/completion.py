@@ -15,6 +15,7 @@ from pathlib import Path
 from segkit.cli import COMMANDS, FLAGS
 from segkit.conf_files import GROUPS, choices_of, nearest
 from segkit.errors import ConfigError, ExitCode
+from segkit.model import SUBCOMMANDS, WORDS
 from segkit.schema import CHOICES as VALUE_CHOICES
 from segkit.schema import ROOTS
 
@@ -116,6 +117,8 @@ def completions(words: Sequence[str]) -> list[str]:
     command = before[0]
     if command in OWN_WORDS:
         return starting(word, OWN_WORDS[command])
+    if command == "model":
+        return model_completions(before[1:], word)
     if command not in ROOTS:
         return []
     if before[-1] in FLAGS:
@@ -129,6 +132,17 @@ def completions(words: Sequence[str]) -> list[str]:
         return []
     typed = {w.partition("=")[0] for w in before}
     return starting(word, (k for k in keys_of(command, word) if k.rstrip("=") not in typed))
+
+
+def model_completions(before: Sequence[str], word: str) -> list[str]:
+    """A subcommand, then its own words, and the keys of train where a model is composed."""
+    if not before:
+        return starting(word, (*SUBCOMMANDS, "--help"))
+    composes = before[0] in ("info", "rf")
+    if composes and word.startswith("-") and before[-1] not in FLAGS:
+        return starting(word, ("--json", "--help", "--config-dir", "--trust"))
+    own = starting(word, WORDS.get(before[0], ()))
+    return own + completions(["train", *before[1:], word]) if composes else own
 
 
 def starting(word: str, known: "Sequence[str] | Iterator[str]") -> list[str]:
