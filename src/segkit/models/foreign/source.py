@@ -48,7 +48,7 @@ def resnet_override(tensors: Tensors, prefix: str) -> list[str]:
     """``backbone=`` of the plain ResNet below ``prefix``, by its depth; none if it is no such."""
     depth = tuple(units(tensors, f"{prefix}layer{block}.") for block in (1, 2, 3, 4))
     bottleneck = f"{prefix}layer1.0.conv3.weight" in tensors
-    known = {
+    known: dict[tuple[tuple[int, ...], bool], str] = {
         ((2, 2, 2, 2), False): "r18",
         ((3, 4, 6, 3), False): "r34",
         ((3, 4, 6, 3), True): "r50",
