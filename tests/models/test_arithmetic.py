@@ -154,6 +154,13 @@ def test_a_unit_that_runs_for_three_scales_is_listed_three_times():
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.parametrize("crop", [1, 2, 64])
+def test_any_crop_can_be_counted(crop):
+    anatomy = on_meta(BACKBONES["r_tiny"], partial(DeepLabV2, msc=True), 8, crop=crop)
+    assert anatomy.macs > 0
+    assert anatomy.receptive_field is not None
+
+
 def test_image_pooling_sees_all_and_is_left_out_of_the_field():
     pooled, alone = (
         on_meta(BACKBONES["r18"], partial(DeepLabV3, image_pooling=on), 16) for on in (True, False)

@@ -52,8 +52,8 @@ class Reach:
         else:
             step = Fraction(side, to)
             offset = (step - 1) / 2
-        if step == 0:  # a single position, read everywhere
-            return Reach(Fraction(0), (self._hull([0], Fraction(0)),))
+        if step == 0:  # a single position, read everywhere: no distance that could be scaled
+            return Reach(self.jump, (self._hull([0], Fraction(0)),))
         phases = step.denominator * len(self.spans) // gcd(step.numerator, len(self.spans))
         spans = []
         for position in range(min(phases, _PHASES)):
