@@ -30,7 +30,7 @@ def grid():
             yield pytest.param(name, stride, marks=pytest.mark.slow if slow else ())
 
 
-@pytest.mark.parametrize(("name", "output_stride"), grid())
+@pytest.mark.parametrize(("name", "output_stride"), list(grid()))
 def test_maps_are_what_the_features_say(name, output_stride):
     backbone = on_meta(name, output_stride).eval()
     for size in ((513, 513), (321, 513), (129, 129), (128, 97)):
