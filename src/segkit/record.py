@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import yaml
 
-import segkit
 from segkit import parts
 from segkit.config import Composed
 from segkit.data.labels import LabelSet
@@ -57,9 +56,8 @@ def environment_now(device: torch.device) -> dict[str, Any]:
     """What bit-identity depends on, and what a reader of the record wants to know."""
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
-        "segkit": segkit.__version__,
+        **parts.versions(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
         "numpy": np.__version__,
         "device": device.type,
         "card": card,

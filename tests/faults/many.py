@@ -39,17 +39,21 @@ def all_well(box: Sandbox, size: int, *words: str, timeout: float = 90) -> list[
 
 def launched(box: Sandbox, *words: str, inject: str = "") -> Running:
     """``segkit WORDS devices=2`` as a user types it: torch's launcher and two new interpreters."""
-    site = os.pathsep.join(filter(None, [str(SITE), box.env.get("PYTHONPATH")]))
-    env = {"PYTHONPATH": site, "SEGKIT_FAULT": inject} if inject else {}
-    return box.start(*words, "devices=2", fresh=True, env=env | STACKS)
+    return box.start(*words, "devices=2", fresh=True, env=in_ranks(box, inject) | STACKS)
 
 
 def torchrun(box: Sandbox, *words: str, options: Sequence[str] = (), inject: str = "") -> Running:
     """``torchrun -m segkit WORDS``."""
-    site = os.pathsep.join(filter(None, [str(SITE), box.env.get("PYTHONPATH")]))
-    env = {"PYTHONPATH": site, "SEGKIT_FAULT": inject} if inject else {}
     given = ["--nproc-per-node=2", *(options or ["--standalone"]), "-m", "segkit", *words]
-    return box.start_program([sys.executable, "-m", "torch.distributed.run", *given], env)
+    return box.start_program(
+        [sys.executable, "-m", "torch.distributed.run", *given], in_ranks(box, inject)
+    )
+
+
+def in_ranks(box: Sandbox, inject: str) -> dict[str, str]:
+    """The environment that lays ``inject`` over the processes a launcher starts."""
+    site = os.pathsep.join(filter(None, [str(SITE), box.env.get("PYTHONPATH")]))
+    return {"PYTHONPATH": site, "SEGKIT_FAULT": inject} if inject else {}
 
 
 def free_port() -> int:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from segkit.errors import ConfigError
 from segkit.models.weights import ImageNetWeights
 
 
@@ -90,3 +91,15 @@ class Head(nn.Module):
         the file does not hold; what is not named here starts from random with every file.
         """
         return {}
+
+
+def check_sizes(dropout: float, **counts: int) -> None:
+    """Raise ``ConfigError`` CFG-RANGE for a dropout outside 0 to below 1, or a count below 1.
+
+    The counts are named as the arguments of ``model.*`` that they are.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise ConfigError("RANGE", f"model.{name}", f"found {count}", "at least 1")
+    if not 0 <= dropout < 1:
+        raise ConfigError("RANGE", "model.dropout", f"found {dropout}", "0 to below 1")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.errors import ConfigError
+from segkit.models.contracts import check_sizes
 from segkit.models.initial import he_normal, logits
 
 # fc6 sees the 7×7 map that pool5 is at 224×224; fewer taps are picked out of these.
@@ -86,7 +87,4 @@ class FullyConnected(nn.Module):
 def _check(kernel: int, channels: int, dropout: float) -> None:
     if kernel not in _TAPS:
         raise ConfigError("RANGE", "model.kernel", f"found {kernel}", "one of 7, 4, 3")
-    if channels < 1:
-        raise ConfigError("RANGE", "model.channels", f"found {channels}", "at least 1")
-    if not 0 <= dropout < 1:
-        raise ConfigError("RANGE", "model.dropout", f"found {dropout}", "0 to below 1")
+    check_sizes(dropout, channels=channels)

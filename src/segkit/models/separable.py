@@ -3,6 +3,19 @@
 from torch import nn
 
 
+def depthwise3x3(channels: int, rate: int) -> nn.Conv2d:
+    """A 3×3 of its own for every channel; the map keeps its size."""
+    return nn.Conv2d(
+        channels,
+        channels,
+        kernel_size=3,
+        padding=rate,
+        dilation=rate,
+        groups=channels,
+        bias=False,
+    )
+
+
 class SeparableConvNormReLU(nn.Sequential):
     """3×3 per channel at a rate, then 1×1 across channels; the map keeps its size.
 
@@ -11,17 +24,8 @@ class SeparableConvNormReLU(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, channels: int, rate: int = 1) -> None:
-        depthwise = nn.Conv2d(
-            in_channels,
-            in_channels,
-            kernel_size=3,
-            padding=rate,
-            dilation=rate,
-            groups=in_channels,
-            bias=False,
-        )
         super().__init__(
-            depthwise,
+            depthwise3x3(in_channels, rate),
             nn.BatchNorm2d(in_channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(in_channels, channels, kernel_size=1, bias=False),

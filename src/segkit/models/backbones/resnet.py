@@ -8,6 +8,7 @@ the stride in the 3×3 of the LAST unit of blocks 1 to 3, so that every unit of 
 State-dict keys are torchvision's for all, so that its files load as they are.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, get_args
@@ -52,16 +53,16 @@ _CAFFE = {50: WeightFile("resnet50_msra_keras_fp16.pth")}
 _BETA_PIXELS = Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-class ResidualUnit(nn.Module):
+class ResidualUnit(nn.Module, ABC):
     """A branch, and a shortcut beside it."""
 
     expansion: int
     relu: nn.ReLU
     downsample: nn.Module | None
 
+    @abstractmethod
     def branch(self, x: Tensor) -> Tensor:
         """What is added to the shortcut: the last batch norm's output."""
-        raise NotImplementedError
 
     def join(self, branch: Tensor, x: Tensor) -> Tensor:
         """The unit's output from its branch and its input."""

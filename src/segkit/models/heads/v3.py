@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from segkit.errors import ConfigError
 from segkit.models.aspp import ASPP
 from segkit.models.atrous import scale_rates
-from segkit.models.contracts import Feature, Head
+from segkit.models.contracts import Feature, Head, check_sizes
 from segkit.models.initial import logits
 
 
@@ -36,10 +35,7 @@ class DeepLabV3(Head):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if channels < 1:
-            raise ConfigError("RANGE", "model.channels", f"found {channels}", "at least 1")
-        if not 0 <= dropout < 1:
-            raise ConfigError("RANGE", "model.dropout", f"found {dropout}", "0 to below 1")
+        check_sizes(dropout, channels=channels)
         scaled = scale_rates(
             rates, written_for=self.written_for, output_stride=output_stride, where="model.rates"
         )

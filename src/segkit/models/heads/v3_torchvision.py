@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from segkit.errors import ConfigError
 from segkit.models.aspp import ASPP, ConvNormReLU
 from segkit.models.atrous import scale_rates
-from segkit.models.contracts import Feature, Head
+from segkit.models.contracts import Feature, Head, check_sizes
 from segkit.models.initial import he_normal, logits
 
 
@@ -37,10 +37,7 @@ class TorchvisionV3(Head):
         auxiliary: bool = True,
     ) -> None:
         super().__init__()
-        if channels < 1:
-            raise ConfigError("RANGE", "model.channels", f"found {channels}", "at least 1")
-        if not 0 <= dropout < 1:
-            raise ConfigError("RANGE", "model.dropout", f"found {dropout}", "0 to below 1")
+        check_sizes(dropout, channels=channels)
         if auxiliary and "res4" not in features:
             raise ConfigError(
                 "FEATURE",

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from segkit.errors import ConfigError
 from segkit.models.aspp import ASPP, ConvNormReLU
 from segkit.models.atrous import scale_rates
-from segkit.models.contracts import Feature, Head
+from segkit.models.contracts import Feature, Head, check_sizes
 from segkit.models.initial import he_normal, logits
 from segkit.models.separable import SeparableConvNormReLU, released_start
 
@@ -145,11 +145,7 @@ def _joined(features: Mapping[str, Feature], name: str, stride: int, decoder: st
 
 
 def _check(counts: Mapping[str, int], dropout: float, decoder: str, kernel: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ConfigError("RANGE", f"model.{name}", f"found {count}", "at least 1")
-    if not 0 <= dropout < 1:
-        raise ConfigError("RANGE", "model.dropout", f"found {dropout}", "0 to below 1")
+    check_sizes(dropout, **counts)
     if decoder not in JOINED:
         choices = ", ".join(get_args(Decoder))
         raise ConfigError("RANGE", "model.decoder", f"found {decoder!r}", f"one of {choices}")

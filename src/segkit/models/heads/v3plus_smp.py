@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from segkit.errors import ConfigError
 from segkit.models.aspp import ASPP, ConvNormReLU
 from segkit.models.atrous import scale_rates
-from segkit.models.contracts import Feature, Head
+from segkit.models.contracts import Feature, Head, check_sizes
 from segkit.models.initial import he_normal, logits
+from segkit.models.separable import depthwise3x3
 
 
 class SmpV3Plus(Head):
@@ -38,11 +39,7 @@ class SmpV3Plus(Head):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        for name, count in {"channels": channels, "low_channels": low_channels}.items():
-            if count < 1:
-                raise ConfigError("RANGE", f"model.{name}", f"found {count}", "at least 1")
-        if not 0 <= dropout < 1:
-            raise ConfigError("RANGE", "model.dropout", f"found {dropout}", "0 to below 1")
+        check_sizes(dropout, channels=channels, low_channels=low_channels)
         if "low" not in features:
             raise ConfigError(
                 "FEATURE",
@@ -76,15 +73,7 @@ class BareSeparable(nn.Sequential):
     """3×3 per channel at a rate, 1×1 across channels, and only then batch norm and ReLU."""
 
     def __init__(self, in_channels: int, channels: int, rate: int = 1) -> None:
-        depthwise = nn.Conv2d(
-            in_channels,
-            in_channels,
-            kernel_size=3,
-            padding=rate,
-            dilation=rate,
-            groups=in_channels,
-            bias=False,
-        )
+        depthwise = depthwise3x3(in_channels, rate)
         pointwise = nn.Conv2d(in_channels, channels, kernel_size=1, bias=False)
         convs = nn.Sequential(depthwise, pointwise)
         super().__init__(convs, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
