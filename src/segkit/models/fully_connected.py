@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from segkit.errors import ConfigError
 from segkit.models.contracts import check_sizes
-from segkit.models.initial import he_normal, logits
+from segkit.models.initial import logits, normal
 
 # fc6 sees the 7×7 map that pool5 is at 224×224; fewer taps are picked out of these.
 _TAPS = {7: (0, 1, 2, 3, 4, 5, 6), 4: (0, 2, 4, 6), 3: (0, 3, 6)}
@@ -40,10 +40,12 @@ class FullyConnected(nn.Module):
                 f"a {kernel}x{kernel} kernel has no middle at rate {rate}",
                 "an even rate at this os, or an odd kernel",
             )
-        self.fc6 = nn.Conv2d(in_channels, channels, kernel, padding=padding, dilation=rate)
-        self.fc7 = nn.Conv2d(channels, channels, 1)
+        # VGG has no batch norm, and pool5 of the published weights is large (RMS 10): from He's start
+        # v1 diverges at its own rate within ten steps (docs/log.md), so both start as fc8 does.
+        fc6 = nn.Conv2d(in_channels, channels, kernel, padding=padding, dilation=rate)
+        self.fc6 = normal(fc6, 0.01)
+        self.fc7 = normal(nn.Conv2d(channels, channels, 1), 0.01)
         self.dropout = nn.Dropout(dropout)
-        he_normal(self)
         self.fc8 = logits(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
