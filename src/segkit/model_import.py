@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segkit import parts
 from segkit.config import Composed, compose
-from segkit.data.labels import CAMVID, MAX_CLASSES, VOC, LabelSet, label_set
+from segkit.data.labels import CAMVID, CITYSCAPES, MAX_CLASSES, VOC, LabelSet, label_set
 from segkit.engine import checkpoint
 from segkit.errors import CheckpointError, ConfigError, ExitCode, without_secrets
 from segkit.identity import run_name
@@ -41,8 +41,13 @@ segkit eval ckpt=runs/NAME and segkit predict. Model and backbone are guessed fr
   model=... backbone=... os=... name=... and every other key of segkit train"""
 
 # The class tables that can be had without their data.
-_LABELS = {"voc": VOC, "voc_aug": VOC, "camvid": CAMVID}
-_CLASSIFIER = "head.classifier.weight"
+_LABELS = {
+    "voc": VOC,
+    "voc_aug": VOC,
+    "camvid": CAMVID,
+    "cityscapes": CITYSCAPES,
+    "cityscapes_coarse": CITYSCAPES,
+}
 
 
 @dataclass
@@ -150,10 +155,12 @@ def import_file(call: Call) -> Imported:
     path = typed_path(str(call.file))
     theirs, digest = tensors_of(path)
     source = source_of(theirs, call.source, path)
+    if reason := source.refuses(theirs):
+        raise CheckpointError("WEIGHTS-FORMAT", path, f"{source.name}: {reason}")
     composed = composed_for(source.overrides(theirs), call)
     check(composed.values)
     parts.check_network(composed.values)
-    labels = labels_of(composed, call, source.rename(theirs).get(_CLASSIFIER))
+    labels = labels_of(composed, call, source.rename(theirs).get(source.classifier))
     net = network(composed.values, labels.num_classes)
     unused = left_out(theirs, source, net)
     ours = source.rename({key: t for key, t in theirs.items() if key not in unused})

@@ -153,3 +153,59 @@ CAMVID = LabelSet(
         (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
     ),
 )  # fmt: skip
+
+# Cityscapes: every official label as (labelId, name, trainId, colour), from cityscapesScripts'
+# helpers/labels.py (facts 5.2). The trainIds 255 and -1 do not count, in training or evaluation.
+CITYSCAPES_TABLE: tuple[tuple[int, str, int, Colour], ...] = (
+    (-1, "license plate", -1, (0, 0, 142)),
+    (0, "unlabeled", 255, (0, 0, 0)),
+    (1, "ego vehicle", 255, (0, 0, 0)),
+    (2, "rectification border", 255, (0, 0, 0)),
+    (3, "out of roi", 255, (0, 0, 0)),
+    (4, "static", 255, (0, 0, 0)),
+    (5, "dynamic", 255, (111, 74, 0)),
+    (6, "ground", 255, (81, 0, 81)),
+    (7, "road", 0, (128, 64, 128)),
+    (8, "sidewalk", 1, (244, 35, 232)),
+    (9, "parking", 255, (250, 170, 160)),
+    (10, "rail track", 255, (230, 150, 140)),
+    (11, "building", 2, (70, 70, 70)),
+    (12, "wall", 3, (102, 102, 156)),
+    (13, "fence", 4, (190, 153, 153)),
+    (14, "guard rail", 255, (180, 165, 180)),
+    (15, "bridge", 255, (150, 100, 100)),
+    (16, "tunnel", 255, (150, 120, 90)),
+    (17, "pole", 5, (153, 153, 153)),
+    (18, "polegroup", 255, (153, 153, 153)),
+    (19, "traffic light", 6, (250, 170, 30)),
+    (20, "traffic sign", 7, (220, 220, 0)),
+    (21, "vegetation", 8, (107, 142, 35)),
+    (22, "terrain", 9, (152, 251, 152)),
+    (23, "sky", 10, (70, 130, 180)),
+    (24, "person", 11, (220, 20, 60)),
+    (25, "rider", 12, (255, 0, 0)),
+    (26, "car", 13, (0, 0, 142)),
+    (27, "truck", 14, (0, 0, 70)),
+    (28, "bus", 15, (0, 60, 100)),
+    (29, "caravan", 255, (0, 0, 90)),
+    (30, "trailer", 255, (0, 0, 110)),
+    (31, "train", 16, (0, 80, 100)),
+    (32, "motorcycle", 17, (0, 0, 230)),
+    (33, "bicycle", 18, (119, 11, 32)),
+)
+
+_COUNTED = sorted((row for row in CITYSCAPES_TABLE if 0 <= row[2] < 255), key=lambda row: row[2])
+CITYSCAPES = LabelSet(
+    "cityscapes",
+    tuple(name for _, name, _, _ in _COUNTED),
+    tuple(colour for *_, colour in _COUNTED),
+)
+
+# labelId -> class, for reading masks. An 8-bit mask can hold -1 (license plate) only as 255.
+CITYSCAPES_CLASS_OF = {
+    label_id: train_id if 0 <= train_id < 255 else CITYSCAPES.ignore_label
+    for label_id, _, train_id, _ in CITYSCAPES_TABLE
+} | {255: CITYSCAPES.ignore_label}
+
+# class -> labelId, for the benchmark's server: it takes labelIds, never trainIds.
+CITYSCAPES_IDS = tuple(label_id for label_id, *_ in _COUNTED)

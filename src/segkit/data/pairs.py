@@ -1,8 +1,8 @@
-"""Data sets made of image and mask files, named by a list."""
+"""Data sets made of image and mask files, named by a list or found in their folders."""
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from segkit.data.files import open_file
 from segkit.data.images import MAX_PIXELS, check_same_size, read_image
-from segkit.data.labels import LabelSet
+from segkit.data.labels import Colour, LabelSet
 from segkit.data.masks import read_mask
 from segkit.errors import DataError, RefusedError
 
@@ -22,20 +22,21 @@ class Layout:
     """Where a data set keeps things, relative to its root; ``folder`` is its place in a data room.
 
     ``list_file`` holds one sample per line: an id, or the two paths ``/images/ID /masks/ID``.
+    Where it is empty, the samples are the files below ``images``.
     """
 
     name: str
     folder: str
     images: str
     masks: str
-    list_file: str
+    list_file: str = ""
     image_suffix: str = ".jpg"
     mask_suffix: str = ".png"
 
     @property
     def expected(self) -> str:
         images, masks = f"{self.images}/*{self.image_suffix}", f"{self.masks}/*{self.mask_suffix}"
-        return f"{images}, {masks}, {self.list_file}"
+        return ", ".join(filter(None, (images, masks, self.list_file)))
 
 
 class FilePairs:
@@ -43,8 +44,9 @@ class FilePairs:
 
     ``root`` is the data set's own folder; ``None`` means ``$SEGKIT_DATA/<layout.folder>``, and
     ``./data/<layout.folder>`` where the variable is not set. Opening reads the list and the two
-    directories, no picture. Raises ``DataError`` (missing data set, list or file; empty list;
-    duplicates) and ``RefusedError`` (an id that leaves the root).
+    directories, no picture. The tables are those of ``read_mask``. Raises ``DataError`` (missing
+    data set, list or file; empty list; duplicates) and ``RefusedError`` (an id that leaves the
+    root).
     """
 
     def __init__(
@@ -53,16 +55,18 @@ class FilePairs:
         layout: Layout,
         labels: LabelSet,
         *,
+        colour_table: Mapping[Colour, int] | None = None,
+        value_table: Mapping[int, int] | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.labels = labels
         self.layout = layout
+        self.colour_table, self.value_table = colour_table, value_table
         self.max_pixels = max_pixels
         self.root = _find(root, layout)
         # One flat array: worker processes share its pages, where a list of str would be copied
         # into every worker object by object as reference counts change.
-        self.ids = np.array(read_list(self.root / layout.list_file, layout))
-        self._require_files()
+        self.ids = np.array(self._find_ids())
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,20 +80,36 @@ class FilePairs:
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """RGB uint8 [H,W,3] and labels uint8 or uint16 [H,W], range-checked and of one size."""
         image = read_image(self.image_path(index), self.max_pixels)
-        mask = read_mask(self.mask_path(index), self.labels, max_pixels=self.max_pixels)
+        mask = self.read_label(index)
         check_same_size(self.image_path(index), image, self.mask_path(index), mask)
         return image, mask
 
-    def _require_files(self) -> None:
+    def read_label(self, index: int) -> np.ndarray:
+        """Labels uint8 or uint16 [H,W], range-checked."""
+        return read_mask(
+            self.mask_path(index),
+            self.labels,
+            colour_table=self.colour_table,
+            value_table=self.value_table,
+            max_pixels=self.max_pixels,
+        )
+
+    def _find_ids(self) -> list[str]:
+        """The sorted ids of the samples, whose files are there."""
+        ids = read_list(self.root / self.layout.list_file, self.layout)
+        self._require_files(ids)
+        return ids
+
+    def _require_files(self, ids: list[str]) -> None:
         layout = self.layout
         for kind, folder, suffix in (
             ("image", layout.images, layout.image_suffix),
             ("mask", layout.masks, layout.mask_suffix),
         ):
-            present = _listing(self.root / folder, {PurePosixPath(i).parent for i in self.ids})
-            missing = [i for i in self.ids.tolist() if f"{i}{suffix}" not in present]
+            present = _listing(self.root / folder, {PurePosixPath(i).parent for i in ids})
+            missing = [i for i in ids if f"{i}{suffix}" not in present]
             if missing:
-                more = f" ({len(missing)} of {len(self.ids)} are)" if len(missing) > 1 else ""
+                more = f" ({len(missing)} of {len(ids)} are)" if len(missing) > 1 else ""
                 where = self.root / folder / f"{missing[0]}{suffix}"
                 what = f"{kind} named in {layout.list_file} is missing{more}"
                 raise DataError("MISSING-FILE", where, what)
@@ -157,12 +177,13 @@ def _listing(folder: Path, parents: Iterable[PurePosixPath]) -> set[str]:
 def _find(root: str | Path | None, layout: Layout) -> Path:
     room = os.environ.get("SEGKIT_DATA")
     place = Path(root) if root is not None else Path(room or "data") / layout.folder
+    needed = place / (layout.list_file or layout.images)
     try:
-        found = place.is_dir() and (place / layout.list_file).exists()
+        found = place.is_dir() and needed.exists()
     except OSError:
         found = False
     if not found:
-        where = place if not place.is_dir() else place / layout.list_file
+        where = place if not place.is_dir() else needed
         what = (
             f"{layout.name} not found (dataset.root={'null' if root is None else root}, "
             f"SEGKIT_DATA={room or 'not set'})"
