@@ -2,6 +2,9 @@
 
 import os
 import signal
+from pathlib import Path
+
+import pytest
 
 # Before torch is imported: see cli.py. The command line sets it for itself.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -9,3 +12,20 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # A shell that starts the tests in the background has SIGINT ignored, and every child inherits that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def no_record_of_weights(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What tests load as ImageNet weights is not written into the user's own record."""
+    from segkit.models import known_weights
+
+    place: list[Path] = []
+
+    def record() -> Path:
+        if not place:
+            place.append(tmp_path_factory.mktemp("cache") / "segkit/known-weights.json")
+        return place[0]
+
+    monkeypatch.setattr(known_weights, "record", record)

@@ -268,13 +268,16 @@ def test_a_picture_that_cannot_be_written(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("words", [(), ("--help",), ("info", "--help"), ("rf", "-h")])
 def test_help(answer, words):
     page = answer(*words)
-    assert all(word in page for word in ("info", "rf", "valid-weights", "import", "--json"))
+    named = ("info", "rf", "valid-weights", "  weights ", "import", "--json")
+    assert all(word in page for word in named)
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("model ", ["info", "rf", "valid-weights", "import", "--help"]),
+        ("model ", ["info", "rf", "valid-weights", "weights", "import", "--help"]),
+        ("model weights ", ["backbone=", "accept=", "--json"]),
+        ("model weights backbone=r50_", ["backbone=r50_beta", "backbone=r50_caffe"]),
         ("model info backb", ["backbone="]),
         ("model info os=1", ["os=16", "os=128"]),
         ("model info cro", ["crop="]),

@@ -142,6 +142,8 @@ def model_completions(before: Sequence[str], word: str) -> list[str]:
     if composes and word.startswith("-") and before[-1] not in FLAGS:
         return starting(word, ("--json", "--help", "--config-dir", "--trust"))
     own = starting(word, WORDS.get(before[0], ()))
+    if before[0] == "weights" and word.startswith("backbone="):
+        return values_of("train", "backbone", word.removeprefix("backbone="), config_dir_of(before))
     return own + completions(["train", *before[1:], word]) if composes else own
 
 

@@ -5,6 +5,7 @@ Imports nothing heavy by itself: the usage answers at once, and completion asks 
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ SUBCOMMANDS = {
     "info": "parameters, multiply-adds, rates, sizes and receptive fields of a composed model",
     "rf": "receptive fields layer by layer: of a classic network, of a list, of a composed model",
     "valid-weights": "valid taps of an atrous 3x3 against its rate (v3, Fig. 4), table and picture",
+    "weights": "the ImageNet weights of every backbone: whose, where, checksum, licence, pixels",
     "import": "another project's checkpoint as one of segkit",
 }
 
@@ -26,6 +28,7 @@ WORDS = {
     "info": ("crop=", "num_classes=", "--json"),
     "rf": ("alexnet", "vgg16", "zf-5", "layers=", "size=", "crop=", "--json"),
     "valid-weights": ("size=", "rates=", "out="),
+    "weights": ("backbone=", "accept=", "--json"),
 }
 
 USAGE = """\
@@ -43,6 +46,10 @@ segkit model SUBCOMMAND ...
   segkit model rf model=v1 [crop=513] [--json]
       every unit of a composed model
   segkit model valid-weights [size=65] [rates=[6,12,18]] [out=valid-weights-65.png]
+  segkit model weights [backbone=NAME] [--json]
+      what pretrained=imagenet takes, and whether it is on this machine
+  segkit model weights accept=FILE
+      a file that no source has a checksum for may have changed since its first use
   segkit model import --help"""
 
 IMAGENET_SIZE, PAPER_CROP, PAPER_MAP, VOC_CLASSES = 224, 513, 65, 21
@@ -58,9 +65,7 @@ def main(argv: Sequence[str]) -> int:
         fix = "subcommands: " + ", ".join(SUBCOMMANDS) + nearest(name, SUBCOMMANDS)
         raise ConfigError("COMMAND", f"model {name}", "no such subcommand", fix)
     if name == "import":
-        import importlib
-
-        return int(importlib.import_module("segkit.model_import").main(words))
+        return int(import_module("segkit.model_import").main(words))
     if {"-h", "--help"} & set(words):
         print(usage())
         return ExitCode.OK
@@ -68,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
         "info": info,
         "rf": receptive_fields,
         "valid-weights": valid_weights,
+        "weights": weights,
     }
     return commands[name](words)
 
@@ -255,6 +261,11 @@ def rates_of(text: str) -> list[int]:
     if not rates or min(rates) < 1:
         raise ConfigError("RANGE", "rates", f"{text!r}", "whole numbers from 1, as [6,12,18]")
     return rates
+
+
+def weights(words: Sequence[str]) -> int:
+    """The table of ImageNet weights."""
+    return int(import_module("segkit.model_weights").main(words))
 
 
 # -- words and tables ------------------------------------------------------------------------------

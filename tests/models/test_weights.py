@@ -187,9 +187,28 @@ def test_every_other_backbone_has_a_table(name):
     with torch.device("meta"):
         source = BACKBONES[name](output_stride=16, multi_grid=None).imagenet
     assert source.files
+    assert not source.elsewhere
     for file in source.files:
+        assert file.licence
+        assert file.source
         assert bool(re.fullmatch("[0-9a-f]{8}", file.hash_prefix)) == bool(file.address)
         assert file.address is None or file.address.endswith(f"/{file.name}")
+
+
+@pytest.mark.parametrize("name", WITHOUT_TABLE[1:])
+def test_who_has_them_where_nobody_has_a_torch_file(name):
+    """Facts §3.5; the released code's model zoo; MSRA's own for v2 (facts §2.8)."""
+    with torch.device("meta"):
+        net = BACKBONES[name](output_stride=16, multi_grid=None)
+    known = {
+        "r50_beta": "http://download.tensorflow.org/models/resnet_v1_50_2018_05_04.tar.gz",
+        "r101_beta": "http://download.tensorflow.org/models/resnet_v1_101_2018_05_04.tar.gz",
+        "r101_caffe": "ResNet-101-model.caffemodel",
+    }
+    with pytest.raises(CheckpointError) as fault:
+        load_backbone(net, "imagenet", source=net.imagenet)
+    assert known[name] in fault.value.line()
+    assert "pretrained=none" in fault.value.line()
 
 
 def test_the_addresses_are_torchvisions():

@@ -7,7 +7,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from segkit.errors import ConfigError
+from segkit.models.pixels import IMAGENET_PIXELS, Pixels
 from segkit.models.weights import ImageNetWeights
+
+__all__ = ["IMAGENET_PIXELS", "Backbone", "Feature", "Head", "Pixels", "check_sizes"]
 
 
 @dataclass(frozen=True)
@@ -16,18 +19,6 @@ class Feature:
 
     channels: int
     stride: int
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """What a backbone expects of its input: (RGB / 255 − mean) / std, channel by channel."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-# The statistics every torchvision classifier was trained with.
-IMAGENET_PIXELS = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 class Backbone(nn.Module):
@@ -51,7 +42,11 @@ class Backbone(nn.Module):
     # (so what ``auto`` gives one) and what its cascade repeats.
     has_bottlenecks: bool = False
     imagenet: ImageNetWeights | None = None
-    pixels: Pixels = IMAGENET_PIXELS
+
+    @property
+    def pixels(self) -> Pixels:
+        """The normalisation its weights were made with: what its line in their table says."""
+        return IMAGENET_PIXELS if self.imagenet is None else self.imagenet.pixels
 
 
 class Head(nn.Module):

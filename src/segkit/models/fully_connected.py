@@ -40,8 +40,8 @@ class FullyConnected(nn.Module):
                 f"a {kernel}x{kernel} kernel has no middle at rate {rate}",
                 "an even rate at this os, or an odd kernel",
             )
-        # VGG has no batch norm, and pool5 of the published weights is large (RMS 10): from He's start
-        # v1 diverges at its own rate within ten steps (docs/log.md), so both start as fc8 does.
+        # VGG has no batch norm, and pool5 of the published weights is large (RMS 10): from He's
+        # start v1 diverges at its own rate within ten steps (docs/log.md), so both start as fc8.
         fc6 = nn.Conv2d(in_channels, channels, kernel, padding=padding, dilation=rate)
         self.fc6 = normal(fc6, 0.01)
         self.fc7 = normal(nn.Conv2d(channels, channels, 1), 0.01)

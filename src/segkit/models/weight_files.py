@@ -30,16 +30,34 @@ _MAX_DOWNLOAD = 1 << 30  # the largest file of any table here is 0.2 GiB
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One known file. ``address`` is None where nobody publishes it as a torch file."""
+    """One known file. ``address`` is None where nobody publishes it as a torch file.
+
+    ``licence`` of the weights as their source states it; ``source`` says whose they are.
+    """
 
     name: str
     address: str | None = None
+    licence: str = "not stated"
+    source: str = ""
 
     @property
     def hash_prefix(self) -> str:
-        """What its SHA-256 begins with: torchvision writes that into the name, others do not."""
+        """What its SHA-256 begins with, if its publisher writes that into the name; else "".
+
+        Others have no checksum that any source proves: they are "unverified".
+        """
         tail = Path(self.name).stem.rpartition("-")[2]
         return tail if self.address and len(tail) == 8 else ""
+
+
+def folders() -> list[Path]:
+    """Where known files are looked for, in order: ``$SEGKIT_WEIGHTS``, then torch's cache."""
+    given = os.environ.get("SEGKIT_WEIGHTS")
+    return [*([Path(given)] if given else []), _cache()]
+
+
+def _cache() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def find(files: tuple[WeightFile, ...], *, download: bool) -> tuple[Path, WeightFile]:
@@ -47,9 +65,8 @@ def find(files: tuple[WeightFile, ...], *, download: bool) -> tuple[Path, Weight
 
     Raises ``CheckpointError`` CKPT-WEIGHTS-MISSING, saying where it looked and what to type.
     """
-    given = os.environ.get("SEGKIT_WEIGHTS")
-    cache = Path(torch.hub.get_dir()) / "checkpoints"
-    for folder in ([Path(given)] if given else []) + [cache]:
+    given, cache = os.environ.get("SEGKIT_WEIGHTS"), _cache()
+    for folder in folders():
         for file in files:
             if (folder / file.name).is_file():
                 return folder / file.name, file

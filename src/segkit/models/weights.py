@@ -1,7 +1,8 @@
 """Filling a network with weights: which keys fit, in one line if they do not."""
 
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,12 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from segkit.errors import CheckpointError, without_secrets
+from segkit.models.known_weights import compare
+from segkit.models.pixels import IMAGENET_PIXELS, Pixels
 from segkit.models.weight_files import WeightFile, find, read
 
 if TYPE_CHECKING:  # the contracts name the table below
     from segkit.models.contracts import Head
 
-__all__ = ["ImageNetWeights", "Origin", "WeightFile", "load_backbone", "load_segmenter"]
+__all__ = [
+    "ImageNetWeights",
+    "Origin",
+    "WeightFile",
+    "load_backbone",
+    "load_segmenter",
+    "torchvision_file",
+]
 
 
 @dataclass(frozen=True)
@@ -23,11 +33,31 @@ class ImageNetWeights:
 
     ``files``: any of them will do, the first that is found is taken. ``renamed``: (prefix in the
     file, prefix here). ``unused``: prefixes of what a backbone leaves out, in the file's names.
+    ``pixels``: what all of the files expect of an image, and so what the network is given.
+    ``elsewhere``: where nobody has them as a torch file, who has them, and how they come in.
     """
 
     files: tuple[WeightFile, ...]
     unused: tuple[str, ...] = ("fc.", "classifier.")
     renamed: tuple[tuple[str, str], ...] = ()
+    pixels: Pixels = IMAGENET_PIXELS
+    elsewhere: str = ""
+
+    def seeing(self, pixels: Pixels) -> "ImageNetWeights":
+        """The line of a network that is given ``pixels``: no files, if they expect others."""
+        if pixels == self.pixels:
+            return self
+        return replace(self, files=(), pixels=pixels, elsewhere="those there are see other pixels")
+
+
+def torchvision_file(name: str) -> WeightFile:
+    """A file of torchvision's; its name ends in the first eight digits of its SHA-256."""
+    return WeightFile(
+        name,
+        f"https://download.pytorch.org/models/{name}",
+        licence="BSD-3-Clause, and ImageNet's terms",
+        source="torchvision",
+    )
 
 
 # For backbones without a table of their own: what classifiers call their last layer.
@@ -68,6 +98,9 @@ def load_backbone(
     ``strict`` every key must fit; without it the rest is listed in the origin, but nothing fitting
     at all is still an error. On any error the backbone is as it was.
 
+    A file of the table that no source has a checksum for is compared with what it was at first use
+    (known_weights.py); a change is told on stderr.
+
     Raises ``CheckpointError`` (CKPT-WEIGHTS-NONE, -MISSING, -UNREADABLE, -HASH, -MISMATCH,
     -NONFINITE) and ``RefusedError`` SAFE-PICKLE.
     """
@@ -76,11 +109,13 @@ def load_backbone(
     kind: Literal["imagenet", "file"] = "file"
     path, file = _typed_path(pretrained), WeightFile("")
     if pretrained == "imagenet":
-        if source is None:
+        if source is None or not source.files:
+            name = getattr(backbone, "name", "this")
+            where = f" as a torch file ({source.elsewhere})" if source else ""
             raise CheckpointError(
                 "WEIGHTS-NONE",
                 "pretrained",
-                f"imagenet: there are no public weights for {getattr(backbone, 'name', 'this')}",
+                f"imagenet: there are no public weights for {name}{where}",
                 "type pretrained=none to start from random, or pretrained=/path/to/file",
             )
         kind, (path, file) = "imagenet", find(source.files, download=download)
@@ -92,6 +127,8 @@ def load_backbone(
             f"sha256 begins with {digest[:8]}, not {file.hash_prefix}",
             "the file is damaged or not what its name says; delete it",
         )
+    if kind == "imagenet" and not file.hash_prefix and (told := compare(file.name, digest)):
+        print(f"segkit: {told}", file=sys.stderr, flush=True)
     fitting = _in_our_names(tensors, source or _ANY_FILE)
     offered = {} if head is None else head.from_classifier(tensors)
     for_head = {key: tensor for key, tensor in offered.items() if tensor is not None}

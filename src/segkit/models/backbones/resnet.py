@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from segkit.errors import ConfigError
 from segkit.models.atrous import Unit, plan_units
-from segkit.models.contracts import IMAGENET_PIXELS, Backbone, Feature, Pixels
+from segkit.models.contracts import Backbone, Feature
 from segkit.models.initial import he_normal
-from segkit.models.weights import ImageNetWeights, WeightFile
+from segkit.models.pixels import PIXELS, SYMMETRIC_PIXELS, PixelRange
+from segkit.models.weights import ImageNetWeights, WeightFile, torchvision_file
 
 Style = Literal["torchvision", "caffe", "beta"]
 # Which map at stride 4 a decoder sees, of the last unit there. ports: the unit's output, as every
@@ -34,23 +35,39 @@ FirstRate = Literal["kept", "raised"]
 
 # Addresses and hash prefixes are those torchvision's ResNet*_Weights.IMAGENET1K_V1 name.
 _TORCHVISION = {
-    18: WeightFile(
-        "resnet18-f37072fd.pth", "https://download.pytorch.org/models/resnet18-f37072fd.pth"
-    ),
-    34: WeightFile(
-        "resnet34-b627a593.pth", "https://download.pytorch.org/models/resnet34-b627a593.pth"
-    ),
-    50: WeightFile(
-        "resnet50-0676ba61.pth", "https://download.pytorch.org/models/resnet50-0676ba61.pth"
-    ),
-    101: WeightFile(
-        "resnet101-63fe2227.pth", "https://download.pytorch.org/models/resnet101-63fe2227.pth"
+    18: ImageNetWeights((torchvision_file("resnet18-f37072fd.pth"),), unused=("fc.",)),
+    34: ImageNetWeights((torchvision_file("resnet34-b627a593.pth"),), unused=("fc.",)),
+    50: ImageNetWeights((torchvision_file("resnet50-0676ba61.pth"),), unused=("fc.",)),
+    101: ImageNetWeights((torchvision_file("resnet101-63fe2227.pth"),), unused=("fc.",)),
+}
+_KERAS = WeightFile(
+    "resnet50_msra_keras_fp16.pth",
+    licence="MIT",
+    source="Keras Applications' ResNet-50 (MSRA's) under torchvision's names",
+)
+# How arrays come in that nobody has as a torch file.
+_WAY_IN = "under torchvision's key names, kernels as [out, in, h, w], for RGB {}: pretrained=FILE"
+_CAFFE = {
+    50: ImageNetWeights((_KERAS,), unused=("fc.",)),
+    101: ImageNetWeights(
+        (),
+        unused=("fc.",),
+        elsewhere="MSRA's ResNet-101-model.caffemodel, BGR to 255; its arrays come in "
+        + _WAY_IN.format("normalised as torchvision's (the difference folded into conv1)"),
     ),
 }
-# The MSRA weights of Keras Applications under torchvision's key names; no public torch file.
-_CAFFE = {50: WeightFile("resnet50_msra_keras_fp16.pth")}
-# beta has TensorFlow checkpoints only, and they saw pixels from −1 to 1 (feature_extractor.py).
-_BETA_PIXELS = Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+# The released code's model zoo (tensorflow/models, research/deeplab/g3doc/model_zoo.md).
+_BETA = {
+    depth: ImageNetWeights(
+        (),
+        unused=("fc.",),
+        pixels=SYMMETRIC_PIXELS,
+        elsewhere=f"the papers' own is TensorFlow's resnet_v1_{depth}_beta, http://download."
+        f"tensorflow.org/models/resnet_v1_{depth}_2018_05_04.tar.gz; its arrays come in "
+        + _WAY_IN.format("from -1 to 1"),
+    )
+    for depth in (50, 101)
+}
 
 
 class ResidualUnit(nn.Module, ABC):
@@ -170,7 +187,6 @@ class ResNet(Backbone):
         super().__init__()
         self.name = name
         self.imagenet = imagenet
-        self.pixels = _BETA_PIXELS if style == "beta" else IMAGENET_PIXELS
         self.accepts_multi_grid = self.has_bottlenecks = block is Bottleneck
         self.low = low
         plan = plan_units(
@@ -235,12 +251,14 @@ def resnet(
     *,
     low: Low = "ports",
     first_rate: FirstRate = "kept",
+    pixels: PixelRange | None = None,
     output_stride: int,
     multi_grid: Sequence[int] | None = None,
 ) -> ResNet:
     """ResNet-18, 34, 50 or 101 at output stride 4, 8, 16 or 32.
 
-    Raises ``ConfigError`` CFG-BACKBONE for a depth, style, tap or first rate there is none of.
+    ``pixels``: what it is given, if not what its style's public weights expect. Raises
+    ``ConfigError`` CFG-BACKBONE for a depth, style, tap, first rate or pixels there are none of.
     """
     depths = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
     if depth not in depths:
@@ -254,8 +272,14 @@ def resnet(
         raise _no_such("low", low, f"one of {', '.join(get_args(Low))}")
     if first_rate not in get_args(FirstRate):
         raise _no_such("first_rate", first_rate, f"one of {', '.join(get_args(FirstRate))}")
-    files = {"torchvision": _TORCHVISION, "caffe": _CAFFE, "beta": {}}
-    file = files[style].get(depth)
+    if pixels is not None and pixels not in PIXELS:
+        raise _no_such("pixels", pixels, f"one of {', '.join(PIXELS)}")
+    tables: dict[Style, dict[int, ImageNetWeights]] = {
+        "torchvision": _TORCHVISION,
+        "caffe": _CAFFE,
+        "beta": _BETA,
+    }
+    imagenet = tables[style][depth]
     return ResNet(
         f"r{depth}" if style == "torchvision" else f"r{depth}_{style}",
         block,
@@ -266,7 +290,7 @@ def resnet(
         first_rate=first_rate,
         output_stride=output_stride,
         multi_grid=multi_grid,
-        imagenet=ImageNetWeights((file,), unused=("fc.",)) if file else None,
+        imagenet=imagenet if pixels is None else imagenet.seeing(PIXELS[pixels]),
     )
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.errors import ConfigError
-from segkit.models.contracts import IMAGENET_PIXELS, Backbone, Feature, Pixels
+from segkit.models.contracts import Backbone, Feature
+from segkit.models.pixels import IMAGENET_PIXELS, Pixels
 from segkit.models.weights import ImageNetWeights, WeightFile
 
 _KEY = "backbone.network"
@@ -49,13 +50,11 @@ class TimmNetwork(Backbone):
         taps: Sequence[Tap],
         *,
         pad_to: int,
-        pixels: Pixels,
         imagenet: ImageNetWeights,
     ) -> None:
         super().__init__()
         self.network = network
         self.pad_to = pad_to
-        self.pixels = pixels
         self.imagenet = imagenet
         self._strides = [tap.feature.stride for tap in taps]
         # The position, among the maps that are asked for, of each that has a name.
@@ -118,12 +117,10 @@ def timm_network(
         Tap(index, stride, Feature(width, now))
         for (stride, index), width, now in zip(last.items(), channels, reached, strict=True)
     ]
-    mean, std = (whole.pretrained_cfg.get(key) for key in ("mean", "std"))
     return TimmNetwork(
         timm.create_model(network, pretrained=False, features_only=True, **options),
         taps,
         pad_to=_patch(network, twin, [tap.feature for tap in taps], strides[-1]),
-        pixels=Pixels(tuple(mean), tuple(std)) if mean and std else IMAGENET_PIXELS,
         imagenet=_names(network, whole, natural),
     )
 
@@ -212,7 +209,7 @@ def _follows(
     ]
 
 
-def _names(network: str, whole: nn.Module, maps: nn.Module) -> ImageNetWeights:
+def _names(network: str, whole: Any, maps: nn.Module) -> ImageNetWeights:
     """How the names in a classifier's file become those of ``TimmNetwork``.
 
     timm's wrappers keep them (``layer1.0``), merge the first two (``blocks_0``), or put ``model``
@@ -231,8 +228,16 @@ def _names(network: str, whole: nn.Module, maps: nn.Module) -> ImageNetWeights:
             renamed[key] = f"network.{wrapped}"
         else:
             unused.append(key)
+    about = whole.pretrained_cfg
+    mean, std = about.get("mean"), about.get("std")
+    file = WeightFile(
+        f"{network}.safetensors",
+        licence=str(about.get("license") or "not stated"),
+        source=f"timm's {network}",
+    )
     return ImageNetWeights(
-        (WeightFile(f"{network}.safetensors"),),
+        (file,),
         unused=tuple(unused),
         renamed=(*renamed.items(), ("", "network.")),
+        pixels=Pixels(tuple(mean), tuple(std)) if mean and std else IMAGENET_PIXELS,
     )

@@ -13,17 +13,21 @@ from torch.nn import functional as F
 from segkit.models.atrous import plan_units
 from segkit.models.contracts import Backbone, Feature
 from segkit.models.initial import he_normal
-from segkit.models.weights import ImageNetWeights, WeightFile
+from segkit.models.weights import ImageNetWeights, WeightFile, torchvision_file
 
 # Simonyan and Zisserman 2015, Table 1, column D: channels and convolutions of each block.
 _BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
-# torchvision's file (VGG16_Weights.IMAGENET1K_V1) holds the whole classifier. The other one is the
-# authors' own Caffe network by way of Keras, convolutions only, and has no public torch file.
+# torchvision's file (VGG16_Weights.IMAGENET1K_V1) holds the whole classifier. The other one has no
+# public torch file.
 _IMAGENET = ImageNetWeights(
     (
-        WeightFile("vgg16-397923af.pth", "https://download.pytorch.org/models/vgg16-397923af.pth"),
-        WeightFile("vgg16_caffe_keras_conv_fp16.pth"),
+        torchvision_file("vgg16-397923af.pth"),
+        WeightFile(
+            "vgg16_caffe_keras_conv_fp16.pth",
+            licence="MIT-style",
+            source="the authors' Caffe network by way of Keras and ONNX, convolutions only",
+        ),
     ),
     unused=("classifier.", "head."),
     # ``features`` is the contract's own word, for the maps a backbone gives. The second line takes

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from segkit.errors import ConfigError
 from segkit.models.atrous import Unit, plan_units
-from segkit.models.contracts import Backbone, Feature, Pixels
+from segkit.models.contracts import Backbone, Feature
+from segkit.models.pixels import SYMMETRIC_PIXELS
 from segkit.models.weights import ImageNetWeights, WeightFile
 
 # Which map at stride 4 a decoder sees. released: the second of the three convolutions in the block
@@ -33,7 +34,11 @@ _START = 0.09  # standard deviation, truncated at twice that
 # The authors' ImageNet weights as timm converted them (its xception_aligned.py; Apache 2.0).
 _RELEASE = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights"
 _IMAGENET = {
-    layers: ImageNetWeights((WeightFile(name, f"{_RELEASE}/{name}"),), unused=("head.",))
+    layers: ImageNetWeights(
+        (WeightFile(name, f"{_RELEASE}/{name}", "Apache-2.0", "the authors', converted by timm"),),
+        unused=("head.",),
+        pixels=SYMMETRIC_PIXELS,
+    )
     for layers, name in (
         (41, "tf_xception_41-e6439c97.pth"),
         (65, "tf_xception_65-c9ae96e8.pth"),
@@ -165,7 +170,6 @@ class Xception(Backbone):
     """
 
     accepts_multi_grid = True
-    pixels = Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # from −1 to 1, as released
     stem_stride = 2
 
     def __init__(
