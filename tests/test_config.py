@@ -8,7 +8,7 @@ import pytest
 from segkit.conf_files import GROUPS, choices_of, conf_dir
 from segkit.config import compose, quote_numeric_choice
 from segkit.errors import CheckpointError, ConfigError, ExitCode, RefusedError
-from segkit.identity import differences, digest, run_name
+from segkit.identity import LATER, differences, digest, identity, run_name
 from segkit.rules import check
 from segkit.stored import restore
 
@@ -134,6 +134,11 @@ BROKEN = [
     ("schedule.power=0", "schedule.power"),
     ("schedule.policy=cosine", "schedule.policy"),
     ("schedule.bn_momentum=0", "schedule.bn_momentum"),
+    ("schedule.ema=0", "schedule.ema"),
+    ("schedule.ema=1", "schedule.ema"),
+    ("schedule.ema=nan", "schedule.ema"),
+    ("eval.weights=best", "eval.weights"),
+    ("eval.weights=average", "eval.weights, schedule.ema"),
     ("schedule.rules.0.kind=odd", "schedule.rules.0.kind"),
     ("schedule.stages=[]", "schedule.stages"),
     ("schedule.accumulate=5", "schedule.accumulate, schedule.stages.0.batch"),
@@ -183,6 +188,20 @@ def test_a_run_is_named_by_what_can_change_its_result() -> None:
         assert run_name(changed) != name
         assert list(differences(first.values, changed.values)) == [other.split("=")[0]]
     assert run_name(compose("train", ["name=mine"])) == "mine"
+
+
+def test_a_key_that_came_later_renames_no_run() -> None:
+    """Nor does it keep one from being resumed that was written before there was the key."""
+    now = compose("train").values
+    before = copy.deepcopy(now)
+    del before["schedule"]["ema"], before["eval"]["weights"]
+    assert digest(before) == digest(now)
+    assert differences(before, now) == {}
+    for key, value in {"schedule.ema": 0.99, "eval.weights": "raw"}.items():
+        changed = compose("train", [f"{key}={value}"]).values
+        assert digest(changed) != digest(now)
+        assert differences(before, changed) == {key: (LATER[key], value)}
+        assert key in identity(now), "resume_allow takes it"
 
 
 def test_digest_does_not_depend_on_key_order() -> None:

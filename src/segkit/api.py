@@ -52,31 +52,38 @@ def check_stride(value: int) -> None:
         raise ConfigError("RANGE", "os", f"{value!r}", "a power of two from 4 to 256")
 
 
+def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError("CHOICE", key, f"{value!r}", f"choices: {', '.join(choices)}")
+
+
 def load(
     run: str | Path,
     *,
     os: int | None = None,
     kind: str = "last",
+    weights: str | None = None,
     device: str = "cpu",
     config_dir: str | None = None,
 ) -> Segmenter:
     """The network of a run or checkpoint folder, in eval mode, at output stride ``os``.
 
     Maps a normalised batch ``[B, 3, H, W]`` to logits ``[B, C, H, W]``; ``net.labels`` are its
-    classes, ``net.preprocess`` turns images into such batches. Raises ``CheckpointError``, and
-    ``ConfigError`` for an argument that cannot be.
+    classes, ``net.preprocess`` turns images into such batches. ``weights`` as ``eval.weights``:
+    the ``average`` of the weights, the ``raw`` ones, or ``auto``, the average where there is one
+    (None: the run's own word). Raises ``CheckpointError``, and ``ConfigError`` for an argument that
+    cannot be.
     """
     if os is not None:
         check_stride(os)
-    if kind not in CHOICES["ckpt_kind"]:
-        raise ConfigError(
-            "CHOICE", "kind", f"{kind!r}", f"choices: {', '.join(CHOICES['ckpt_kind'])}"
-        )
+    check_choice("kind", kind, CHOICES["ckpt_kind"])
+    if weights is not None:
+        check_choice("weights", weights, CHOICES["eval.weights"])
     for error in check_device(device):
         raise error
     path = restored.find(str(run), "runs", kind)
     target = parts.device_of({"device": device})
-    trained = restored.load(path, os=os, device=target, config_dir=config_dir)
+    trained = restored.load(path, os=os, device=target, config_dir=config_dir, weights=weights)
     return dressed(trained.net, trained.labels)
 
 

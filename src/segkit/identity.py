@@ -21,10 +21,14 @@ UNHASHED = (
     *("eval.colour_baseline", "checkpoint", "dataset.root", "dataset.cache"),
 )
 
+# Keys that came after runs had got their names, and what a run does that never heard of them: at
+# that value a key is not in the name.
+LATER = {"schedule.ema": None, "eval.weights": "auto"}
+
 
 def identity(values: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` without the keys that cannot change a result, flat by dotted key."""
-    kept = {k: v for k, v in flatten(values).items() if not is_unhashed(k)}
+    kept = LATER | {k: v for k, v in flatten(values).items() if not is_unhashed(k)}
     if kept.get("pretrained") not in ("imagenet", "none"):
         kept["pretrained"] = "path"
     return kept
@@ -49,7 +53,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def digest(values: Mapping[str, Any]) -> str:
     """Eight hex digits that name a config's results."""
-    text = json.dumps(identity(values), sort_keys=True, default=str)
+    named = {k: v for k, v in identity(values).items() if k not in LATER or v != LATER[k]}
+    text = json.dumps(named, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -43,7 +43,15 @@ def main(composed: Composed) -> int:
     device = parts.device_of(values)
     path = restored.find(values["ckpt"], values["runs"], values["ckpt_kind"])
     print(f"checkpoint: {path}", file=sys.stderr)
-    trained = restored.load(path, os=values["os"], device=device, config_dir=composed.config_dir)
+    trained = restored.load(
+        path,
+        os=values["os"],
+        device=device,
+        config_dir=composed.config_dir,
+        weights=restored.typed_weights(composed),
+    )
+    if trained.scored:
+        print(f"weights: {trained.scored}", file=sys.stderr)
     values = restored.inherit(composed, trained.config)
     out = Path(values["out"]) if values["out"] else trained.run / "predictions"
     if not values["out"]:

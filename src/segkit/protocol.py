@@ -60,7 +60,9 @@ def slug(values: parts.Values, trained: Trained) -> str:
     flags = [name for name in ("ms", "flip", "crf") if values[name]]
     own = [f"os{values['os']}"] if values["os"] else []
     asked = {k: values[k] for k in ("tta", "densecrf", "eval", "dataset", "precision", "device")}
-    exact = hashlib.sha256(json.dumps([asked, trained.step], sort_keys=True, default=str).encode())
+    asked["eval"] = {k: v for k, v in values["eval"].items() if k != "weights"}
+    scored = [trained.step, *([trained.scored] if trained.scored else [])]
+    exact = hashlib.sha256(json.dumps([asked, *scored], sort_keys=True, default=str).encode())
     data = [values["dataset"]["name"], parts.split_of(values)]
     return "-".join([*data, *own, *flags, exact.hexdigest()[:6]])
 
@@ -96,6 +98,7 @@ def sign(score: Score, trained: Trained, values: parts.Values, device: torch.dev
         weights=":".join([str(origin.get("kind", "unknown")), *(n for n in named if n)]),
         checkpoint=trained.kind,
         step=trained.step,
+        scored=trained.scored,
         seed=config.values["seed"],
         precision=parts.precision_of(values, device),
         device=device.type,

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
+from torch import Tensor
 
 from segkit import parts
 from segkit.config import Composed
@@ -29,7 +30,10 @@ INHERITED = ("tta", "densecrf", "eval")
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its weights, its config, its labels and where all of it came from."""
+    """A network with its weights, its config, its labels and where all of it came from.
+
+    ``scored`` says which weights these are where the checkpoint has an average beside the raw ones.
+    """
 
     net: Segmenter
     config: Composed
@@ -40,6 +44,7 @@ class Trained:
     train_os: tuple[int, ...]
     weights: Mapping[str, Any]
     digest: str
+    scored: Literal["average", "raw"] | None
 
     @property
     def kind(self) -> str:
@@ -95,10 +100,18 @@ def newest_finished(runs: Path) -> Path:
     return max(ended, key=lambda run: ended[run])
 
 
-def load(path: Path, *, os: int | None, device: torch.device, config_dir: str | None) -> Trained:
+def load(
+    path: Path,
+    *,
+    os: int | None,
+    device: torch.device,
+    config_dir: str | None,
+    weights: str | None = None,
+) -> Trained:
     """Rebuild the network of the checkpoint ``path`` at output stride ``os`` (null: its own).
 
-    The network is in eval mode on ``device``.
+    The network is in eval mode on ``device``. ``weights`` is ``auto``, ``average`` or ``raw``
+    (null: what the run validated); ConfigError CFG-AVERAGE for an average that is not there.
     """
     saved = checkpoint.load(path)
     stored = with_places(saved.config, path.parent.parent)
@@ -107,7 +120,8 @@ def load(path: Path, *, os: int | None, device: torch.device, config_dir: str | 
     labels = LabelSet.from_dict(saved.labels)
     train_os = tuple(int(stage["os"]) for stage in parts.stages_of(config.values))
     net = parts.network_of(config.values, labels.num_classes, os or train_os[-1])
-    load_segmenter(net, saved.model, where=str(path))
+    scored, tensors = chosen(weights or config.values["eval"]["weights"], saved)
+    load_segmenter(net, tensors, where=str(path))
     net.eval()
     return Trained(
         net=net.to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]
@@ -120,7 +134,21 @@ def load(path: Path, *, os: int | None, device: torch.device, config_dir: str | 
         weights=saved.config.get("weights") or {},
         # Over the values as stored: a key that segkit gained since is no part of that run.
         digest=digest(saved.config["values"]),
+        scored=scored,
     )
+
+
+def chosen(
+    weights: str, saved: checkpoint.Checkpoint
+) -> tuple[Literal["average", "raw"] | None, dict[str, Tensor]]:
+    """The tensors that ``weights`` means, and which they are where there is a choice."""
+    if saved.average is not None:
+        return ("raw", saved.model) if weights == "raw" else ("average", saved.average)
+    if weights == "average":
+        what = f"{saved.path} holds no average of the weights"
+        fix = "leave it at auto; training keeps an average with schedule.ema=0.999"
+        raise ConfigError("AVERAGE", "eval.weights", what, fix)
+    return None, saved.model
 
 
 def check_values(config: Composed, where: Path) -> None:
@@ -137,7 +165,7 @@ def inherit(command: Composed, run: Composed) -> dict[str, Any]:
     if values.get("dataset") is not None:  # another data set brings its own protocol
         values["dataset"] = dict(values["dataset"]) | {"name": command.choices["dataset"]}
         return values
-    typed = {o.split("=")[0].lstrip("+~") for o in command.typed}
+    typed = typed_keys(command)
     for node in INHERITED:
         mine = dict(values[node])
         shared = run.values[node].keys() & mine.keys()
@@ -145,6 +173,16 @@ def inherit(command: Composed, run: Composed) -> dict[str, Any]:
     values["dataset"] = with_typed(copy.deepcopy(run.values["dataset"]), command.typed)
     values["dataset"]["name"] = run.choices["dataset"]  # a label that a signature can trust
     return values
+
+
+def typed_keys(command: Composed) -> set[str]:
+    return {override.split("=")[0].lstrip("+~") for override in command.typed}
+
+
+def typed_weights(command: Composed) -> str | None:
+    """``eval.weights`` if it was typed; the word of a run that is not loaded yet comes second."""
+    word: str = command.values["eval"]["weights"]
+    return word if "eval.weights" in typed_keys(command) else None
 
 
 def with_typed(dataset: dict[str, Any], typed: tuple[str, ...]) -> dict[str, Any]:

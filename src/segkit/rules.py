@@ -53,6 +53,7 @@ RANGES: dict[str, tuple[Check, str]] = {
     "schedule.warmup_steps": (not_negative, "0 or more"),
     "schedule.warmup_lr": (not_negative, "0 or more"),
     "schedule.bn_momentum": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "schedule.ema": (lambda v: 0 < v < 1, "above 0 and below 1, or null for no average"),
     "schedule.stages.*.steps": (at_least_one, "1 or more"),
     "schedule.stages.*.lr": (positive, "above 0"),
     "schedule.stages.*.batch": (at_least_one, "1 or more"),
@@ -186,6 +187,9 @@ def check_schedule(values: Mapping[str, Any]) -> Iterator[ConfigError]:
         keys = "augment.scale_min, augment.scale_max"
         found = f"{augment['scale_min']} is above {augment['scale_max']}"
         yield ConfigError("RANGE", keys, found)
+    if values["eval"]["weights"] == "average" and schedule["ema"] is None:
+        keys = "eval.weights, schedule.ema"
+        yield ConfigError("AVERAGE", keys, "no average is kept", "schedule.ema=0.999 keeps one")
     for number, stage in enumerate(schedule["stages"]):
         yield from check_stage(number, stage, values)
 

@@ -19,6 +19,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "densecrf.backend": ("pydensecrf",),
     "densecrf.normalization": ("after", "before", "symmetric", "none"),
     "checkpoint.on_error": ("stop", "warn"),
+    "eval.weights": ("auto", "average", "raw"),
     "schedule.policy": ("poly", "step", "constant"),
     "schedule.stages.*.bn": ("train", "frozen_stats", "frozen"),
     "schedule.rules.*.kind": ("any", "weight", "depthwise", "bias", "norm"),
@@ -57,7 +58,10 @@ class Rule:
 
 @dataclass
 class Schedule:
-    """Length, stages, batch, learning rate, multipliers and batch norm of a paper's recipe."""
+    """Length, stages, batch, learning rate, multipliers and batch norm of a paper's recipe.
+
+    ``ema``: decay of a moving average of the weights, kept beside them (null: none).
+    """
 
     stages: list[Stage] = field(default_factory=list)
     policy: str = "poly"
@@ -73,6 +77,7 @@ class Schedule:
     nesterov: bool = False
     weight_decay: float = 1e-4
     bn_momentum: float | None = None
+    ema: float | None = None
     rules: list[Rule] = field(default_factory=list)
 
 
@@ -90,10 +95,15 @@ class Augment:
 
 @dataclass
 class Evaluation:
-    """What is evaluated, how often, and on which padding."""
+    """What is evaluated, how often, and on which padding.
+
+    ``weights``: the average (``schedule.ema``) where the checkpoint has one (auto), it or nothing
+    (average), or the trained weights themselves (raw).
+    """
 
     every: int | None = None
     pad: Any = "fit"
+    weights: str = "auto"
     split: str | None = None
     limit: int | None = None
     pictures: int = 4

@@ -242,6 +242,8 @@ def settings_of(values: parts.Values, device: torch.device) -> Settings:
         on_save_error=values["checkpoint"]["on_error"],
         compile=parts.compiler_of(values, device),
         sync_bn=values["sync_bn"],
+        ema=values["schedule"]["ema"],
+        validate_raw=values["eval"]["weights"] == "raw",
     )
 
 

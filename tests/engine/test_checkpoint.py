@@ -20,7 +20,7 @@ from segkit.engine import checkpoint
 from segkit.engine.seal import digest, seal
 from segkit.errors import CheckpointError, EnvironmentFault, NumericsError, SegkitError
 
-FILES = ("model.safetensors", "optimizer.safetensors", "checkpoint.json")
+FILES = ("model.safetensors", "optimizer.safetensors", "average.safetensors", "checkpoint.json")
 
 
 def save(run: Path, step: int, **changes: Any) -> Path:
@@ -34,6 +34,7 @@ def save(run: Path, step: int, **changes: Any) -> Path:
             "norm.num_batches_tracked": torch.tensor(step),
         },
         "optimizer": {"w.momentum_buffer": torch.full((4, 3, 3, 3), step + 0.5)},
+        "average": {"w": torch.full((4, 3, 3, 3), step - 0.5)},
         "config": {"lr": 0.007, "os": 16, "none": None, "list": [1, "é"]},
         "labels": {"names": ["a", "b"], "ignore_label": 255},
     }
@@ -51,6 +52,17 @@ def test_it_holds_what_was_given(tmp_path: Path) -> None:
     assert read.model["w"].is_contiguous()
     assert read.model["norm.num_batches_tracked"].dtype == torch.int64
     assert torch.equal(read.optimizer["w.momentum_buffer"], torch.full((4, 3, 3, 3), 12.5))
+    assert read.average is not None
+    assert torch.equal(read.average["w"], torch.full((4, 3, 3, 3), 11.5))
+
+
+def test_without_an_average_nothing_is_said_of_one(tmp_path: Path) -> None:
+    """As it was before there were averages; a stray file of that name is none."""
+    path = save(tmp_path, 12, average=None)
+    assert {item.name for item in path.iterdir()} == set(FILES) - {"average.safetensors"}
+    assert "average" not in (path / "checkpoint.json").read_text()
+    (path / "average.safetensors").write_bytes(b"stray")
+    assert checkpoint.load(path).average is None
 
 
 def test_other_programs_read_it(tmp_path: Path) -> None:
@@ -159,6 +171,7 @@ def test_another_run_and_a_renamed_folder_are_noticed(tmp_path: Path) -> None:
         {"files": []},
         {"files": {}},
         {"files": {"model.safetensors": 1, "optimizer.safetensors": 2}},
+        {"files": {"model.safetensors": {}, "optimizer.safetensors": {}, "average.safetensors": 3}},
         {"config": None},
         {"run": 3},
     ],
@@ -215,7 +228,7 @@ def test_crafted_payloads_with_right_hashes_are_refused(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("place", ["model", "optimizer"])
+@pytest.mark.parametrize("place", ["model", "optimizer", "average"])
 def test_what_is_not_finite_is_not_saved(tmp_path: Path, place: str, value: float) -> None:
     save(tmp_path, 4)
     broken = {"fine": torch.ones(2), "broken.weight": torch.tensor([1.0, value])}

@@ -10,6 +10,7 @@ import pytest
 import toy_training as toy
 
 from segkit.engine import checkpoint
+from segkit.engine.average import Average
 from segkit.engine.saving import Saving
 from segkit.errors import EnvironmentFault, NumericsError
 
@@ -112,3 +113,15 @@ def test_little_room_is_told_with_numbers(
         size = sum(t.nbytes for t in (*save.net.state_dict().values(), *save.net.parameters()))
         assert f"9 checkpoints of {size} bytes need {9 * size} bytes, 10000 are free" in said[0]
         assert "checkpoint.keep" in said[0]
+
+
+def test_the_average_takes_room_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    said: list[str] = []
+    run, net = toy.open_run(tmp_path / "run", notice=said.append), toy.make_net()
+    saving = Saving(run, keep=1, on_error="stop", saved=lambda: None)
+    state = sum(t.nbytes for t in net.state_dict().values())
+    trained = sum(t.nbytes for t in net.parameters())
+    saving.warn_of_little_room(net, toy.plan(0, 1).make_optimizer(net), Average(net, 0.5))
+    assert f"of {2 * state + trained} bytes" in said[0]

@@ -6,6 +6,7 @@ best scores and retention: all in a few milliseconds a step.
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,15 @@ class ToyBatch:
     labels: Tensor
     ids: list[str]
     origin: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Two threads on nine pixels spend their time waiting for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def make_net() -> Net:
@@ -180,6 +190,7 @@ def outcome(folder: Path) -> dict[str, str]:
     last = checkpoint.load(checkpoint.newest(folder))
     parts = {f"model/{k}": _hash(v) for k, v in last.model.items()}
     parts |= {f"optimizer/{k}": _hash(v) for k, v in last.optimizer.items()}
+    parts |= {f"average/{k}": _hash(v) for k, v in (last.average or {}).items()}
     parts["metrics"] = (folder / "metrics.jsonl").read_text()
     parts["step"] = str(last.step)
     parts["best"] = checkpoint.best(folder).name

@@ -67,6 +67,7 @@ OTHER = {
     "torch": "2.15.0",
     "absent": "zero",
     "config": "deadbeef",
+    "scored": "average",
 }
 
 
@@ -130,6 +131,14 @@ def test_documents_are_strict_json_and_come_back():
         BASE, miou=float("nan"), iou={}, images=0, pixels=0, confusion=[], seconds={}
     )
     assert nothing["miou"] is None
+
+
+def test_which_weights_are_scored_is_said_where_there_is_a_choice():
+    average = replace(BASE, scored="average")
+    assert "| last 1200 average |" in str(average)
+    assert Signature.from_dict(average.to_dict()) == average
+    # Scores from before there was an average stay as they are, line and document.
+    assert "scored" not in BASE.to_dict()
 
 
 @pytest.mark.parametrize("change", [{"window": 3}, {"flip": ...}], ids=["unknown", "missing"])

@@ -3,7 +3,9 @@
 checkpoints/step-00000120/model.safetensors       plain safetensors, also for others to read
                           optimizer.safetensors   <parameter name>.<state>, for example
                                                   backbone.conv1.weight.momentum_buffer
-                          checkpoint.json         everything else, and the hashes of all three
+                          average.safetensors     the averaged weights, of a run that has them;
+                                                  names and shapes as in model.safetensors
+                          checkpoint.json         everything else, and the hashes of all of them
 checkpoints/latest.json, best.json                hints; nothing depends on latest.json
 """
 
@@ -25,6 +27,7 @@ from segkit.whole_files import faults, sync_folder, temporary, write_new, write_
 FORMAT = 1
 MANIFEST = "checkpoint.json"
 PAYLOADS = ("model.safetensors", "optimizer.safetensors")
+AVERAGE = "average.safetensors"
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Checkpoint:
     """A loaded checkpoint; tensors are on the CPU and contiguous.
 
     ``step`` counts the applied updates of the whole run, ``stage`` is the index of the stage
-    they ended in, ``config`` and ``labels`` are the plain data handed to ``save``.
+    they ended in, ``config`` and ``labels`` are the plain data handed to ``save``. ``average`` is
+    None where the run has no average of its weights.
     """
 
     path: Path
@@ -41,6 +45,7 @@ class Checkpoint:
     stage: int
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    average: dict[str, Tensor] | None
     config: dict[str, Any]
     labels: dict[str, Any]
 
@@ -55,13 +60,17 @@ def save(
     optimizer: Mapping[str, Tensor],
     config: Mapping[str, Any],
     labels: Mapping[str, Any],
+    average: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write ``folder``/step-XXXXXXXX and point ``latest.json`` at it; returns its path.
 
     Raises EnvironmentFault when the disk does (the partial folder is removed, older checkpoints
     stay), NumericsError for a tensor that is not finite.
     """
-    payloads = dict(zip(PAYLOADS, map(tensor_bytes, (model, optimizer)), strict=True))
+    tensors = dict(zip(PAYLOADS, (model, optimizer), strict=True))
+    if average is not None:
+        tensors[AVERAGE] = average
+    payloads = {name: tensor_bytes(state) for name, state in tensors.items()}
     manifest = {
         "format": FORMAT,
         "run": run,
@@ -193,12 +202,15 @@ def load(path: Path, *, run_id: str | None = None) -> Checkpoint:
     place = path / MANIFEST
     manifest = unseal(_read(place), place)
     _check_manifest(manifest, path, run_id)
-    files = [_payload(path / name, manifest["files"][name]) for name in PAYLOADS]
-    model, optimizer = (
-        tensors_from(data, path / name) for name, data in zip(PAYLOADS, files, strict=True)
-    )
+    files = {n: _payload(path / n, manifest["files"][n]) for n in _payloads(manifest)}
+    tensors = {name: tensors_from(data, path / name) for name, data in files.items()}
+    model, optimizer = (tensors[name] for name in PAYLOADS)
     bound = {key: manifest[key] for key in ("run", "step", "stage", "config", "labels")}
-    return Checkpoint(path, model=model, optimizer=optimizer, **bound)
+    return Checkpoint(path, model=model, optimizer=optimizer, average=tensors.get(AVERAGE), **bound)
+
+
+def _payloads(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    return (*PAYLOADS, AVERAGE) if AVERAGE in manifest["files"] else PAYLOADS
 
 
 _MANIFEST_TYPES = {
@@ -214,7 +226,7 @@ def _check_manifest(manifest: Mapping[str, Any], path: Path, run_id: str | None)
     for key, kind in _MANIFEST_TYPES.items():
         if not isinstance(manifest.get(key), kind):
             raise CheckpointError("DAMAGED", place, f"{key} is not a {kind.__name__}")
-    for name in PAYLOADS:
+    for name in _payloads(manifest):
         if not isinstance(manifest["files"].get(name), dict):
             raise CheckpointError("DAMAGED", place, f"lists no {name}")
     named = _step_of(path.name)

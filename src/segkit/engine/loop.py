@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.engine import checkpoint
+from segkit.engine.average import Average
 from segkit.engine.journal import Journal, Step, digest
 from segkit.engine.progress import Progress
 from segkit.engine.record import Run
@@ -86,7 +87,9 @@ class Settings:
 
     ``keep`` checkpoints stay beside the best one; ``on_save_error`` says whether a failed save
     ends the run (see ``Saving``). ``compile`` wraps the forward function
-    (``torch.compile``). ``sync_bn`` trains batch norm over the images of all CUDA devices.
+    (``torch.compile``). ``sync_bn`` trains batch norm over the images of all CUDA devices. ``ema``
+    is the decay of an average of the weights (None: there is none), which is what is validated
+    unless ``validate_raw``.
     """
 
     seed: int
@@ -99,6 +102,8 @@ class Settings:
     on_save_error: Literal["stop", "warn"] = "stop"
     compile: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
     sync_bn: bool = True
+    ema: float | None = None
+    validate_raw: bool = False
 
 
 def train(
@@ -148,9 +153,12 @@ def train(
             optimizer = plan.make_optimizer(model)
             if point and index == point.stage:
                 checkpoint.load_optimizer(model, optimizer, point.optimizer, point.path)
-            update = Update(model, optimizer, plan, settings, team)
+            average = Average(model, settings.ema) if settings.ema is not None else None
+            if average and point and index == point.stage:
+                average.resume(point)
+            update = Update(model, optimizer, plan, settings, team, average)
             if index == 0 or point:
-                saving.warn_of_little_room(model, optimizer)
+                saving.warn_of_little_room(model, optimizer, average)
             leaving = team.agree(stop)
             first: AbstractContextManager[None] | None = team.phase("the first step of a stage")
 
@@ -162,14 +170,15 @@ def train(
                         journal.flush()
                     if _due(settings.validate_every, step, ended) and not leaving:
                         journal.flush()
-                        validation(model, step, plan.name, stop)
+                        net = average.network() if average and not settings.validate_raw else model
+                        validation(net, step, plan.name, stop)
                     due = step == 0 or ended or _due(settings.save_every, step, ended)
                     if (due or leaving or validation.best_step == step) and saved != step:
                         journal.flush()
                         with team.phase("saving"):
                             if team.leads:
                                 last = bool(leaving) or step == starts[-1]
-                                saving(model, optimizer, step, index, must=last)
+                                saving(model, optimizer, step, index, must=last, average=average)
                         saved = step
                     if leaving or (ended and team.agree(stop)):
                         team.meet()  # a launcher ends the others soon after the first to leave
@@ -223,9 +232,10 @@ class Update:
         plan: StagePlan,
         settings: Settings,
         team: Alone = ALONE,
+        average: Average | None = None,
     ) -> None:
         self.model, self.optimizer, self.plan, self.settings = model, optimizer, plan, settings
-        self.team = team
+        self.team, self._average = team, average
         scores: Any = model.scores
         self._scores = team.parallel(
             Scores(model, settings.compile(scores) if settings.compile else scores)
@@ -252,6 +262,8 @@ class Update:
         ).float()
         applied = self._apply(torch.isfinite(loss) & torch.isfinite(norm))
         self.team.mean(self._statistics)
+        if self._average and applied:
+            self._average.update(step, 1 - self._halted)
         return Done(rate, loss, norm, pixels, applied)
 
     def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:

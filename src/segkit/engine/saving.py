@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from segkit.engine import checkpoint
+from segkit.engine.average import Average
 from segkit.engine.record import Run
 from segkit.errors import EnvironmentFault
 from segkit.whole_files import free_bytes
@@ -41,6 +42,7 @@ class Saving:
         stage: int,
         *,
         must: bool,
+        average: Average | None = None,
     ) -> None:
         """Save the state after ``step`` updates.
 
@@ -48,7 +50,7 @@ class Saving:
         """
         self._run.check()
         try:
-            self._save(model, optimizer, step, stage)
+            self._save(model, optimizer, step, stage, average)
         except EnvironmentFault as fault:
             self._failed += 1
             if must or fault.name == "RUN-GONE" or not self._may_fail():
@@ -62,7 +64,12 @@ class Saving:
         return self._on_error == "warn" and self._failed <= _FAILURES
 
     def _save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, stage: int
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        step: int,
+        stage: int,
+        average: Average | None,
     ) -> None:
         # A checkpoint counts on the rows up to its step: the resumed run does not write them again.
         self._run.settle()
@@ -73,6 +80,7 @@ class Saving:
             stage=stage,
             model=model.state_dict(),
             optimizer=checkpoint.optimizer_state(model, optimizer),
+            average=average.network().state_dict() if average else None,
             config=self._run.config,
             labels=self._run.labels,
         )
@@ -80,10 +88,15 @@ class Saving:
         self._run.progress(step=step, last_checkpoint=path.name)
         checkpoint.retire(path, self._keep)
 
-    def warn_of_little_room(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def warn_of_little_room(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: Average | None = None,
+    ) -> None:
         """Say so before the first step if what is to be kept will not fit."""
         count = self._keep + 2  # the best one besides, and the one being written
-        one = _bytes_of(model, optimizer)
+        one = _bytes_of(model, optimizer, average)
         there = sum(p.stat().st_size for p in self._run.checkpoints.rglob("*") if p.is_file())
         free = free_bytes(self._run.folder) + there
         if count * one > free:
@@ -94,7 +107,8 @@ class Saving:
             )
 
 
-def _bytes_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """About the size of a checkpoint: the state, and a momentum for each trained parameter."""
+def _bytes_of(model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> int:
+    """About the size of a checkpoint: the states, and a momentum for each trained parameter."""
     trained = (p for group in optimizer.param_groups for p in group["params"])
-    return sum(t.nbytes for t in (*model.state_dict().values(), *trained))
+    states = [model, *([average.network()] if average else [])]
+    return sum(t.nbytes for t in (*trained, *(t for s in states for t in s.state_dict().values())))

@@ -25,8 +25,10 @@ class Signature:
     ``train_os`` has one output stride for each stage of training; ``pad`` is the rule (``fit``, a
     side in pixels, or None); ``crf`` the backend and parameters of the dense CRF or None;
     ``weights`` where training started from; ``checkpoint`` is ``last`` or ``best`` and ``step`` its
-    step; ``config`` the hash of the training's config where known; ``device`` the kind (``cpu``,
-    ``cuda``), ``precision`` what the network computed in.
+    step; ``scored`` is ``average`` or ``raw`` where it holds an average of the weights beside the
+    weights themselves, and else None, which is not written; ``config`` the hash of the training's
+    config where known; ``device`` the kind (``cpu``, ``cuda``), ``precision`` what the network
+    computed in.
     """
 
     dataset: str
@@ -52,6 +54,7 @@ class Signature:
     torch: str
     absent: str = "dropped"
     config: str | None = None
+    scored: str | None = None
 
     def __str__(self) -> str:
         return " | ".join((*self.subject(), *self.protocol(), *self.origin()))
@@ -79,7 +82,7 @@ class Signature:
         """Where the weights and the arithmetic come from."""
         return (
             f"weights {_text(self.weights)}",
-            f"{_text(self.checkpoint)} {_text(self.step)}",
+            " ".join(map(_text, (self.checkpoint, self.step, *filter(None, [self.scored])))),
             f"seed {_text(self.seed)}",
             f"config {_text(self.config)}",
             f"{_text(self.precision)} {_text(self.device)}",
@@ -93,14 +96,16 @@ class Signature:
         document["scales"], document["train_os"] = list(self.scales), list(self.train_os)
         document["multi_grid"] = None if self.multi_grid is None else list(self.multi_grid)
         document["crf"] = None if self.crf is None else dict(self.crf)
+        if self.scored is None:
+            del document["scored"]
         return document
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> "Signature":
         """The signature of a ``score.json``; DataError for missing or unknown fields."""
         known = {field.name for field in fields(cls)}
-        if set(document) != known:
-            what = f"fields that differ: {', '.join(sorted(known ^ set(document)))}"
+        if set(document) | {"scored"} != known:
+            what = f"fields that differ: {', '.join(sorted(known ^ {*document, 'scored'}))}"
             raise DataError("SIGNATURE", "signature", what, "written by another version of segkit?")
         values = dict(document)
         values["scales"], values["train_os"] = tuple(values["scales"]), tuple(values["train_os"])
