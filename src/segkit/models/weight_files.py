@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import safetensors
@@ -21,11 +22,33 @@ import torch
 from torch import Tensor
 
 from segkit.errors import CheckpointError, RefusedError
+from segkit.models.npz import from_npz
 from segkit.tensor_header import check_header
 
 _TIMEOUT_S = 10.0  # for connecting and for every single read
 _CHUNK = 1 << 20
 _MAX_DOWNLOAD = 1 << 30  # the largest file of any table here is 0.2 GiB
+
+# What training scripts call the network's state dict, beside those of optimiser and scheduler.
+_WRAPPERS = ("model_state", "state_dict", "model")
+
+
+class _Number:
+    """Stands for a NumPy number (a best score, mostly) so that none of NumPy's code is run."""
+
+    def __init__(self, *arguments: object) -> None:
+        del arguments
+
+    def __setstate__(self, state: object) -> None:
+        del state
+
+
+# NumPy 1 and 2 pickle their numbers under these names.
+_NUMBERS: list[Any] = [
+    (_Number, "numpy.dtype"),
+    (_Number, "numpy.core.multiarray.scalar"),
+    (_Number, "numpy._core.multiarray.scalar"),
+]
 
 
 @dataclass(frozen=True)
@@ -117,7 +140,9 @@ def fetch(file: WeightFile, folder: Path) -> Path:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a torch or safetensors file by name, and the file's SHA-256.
+    """The tensors of a torch, safetensors or .npz file by name, and the file's SHA-256.
+
+    Of a training script's checkpoint it is the network's state dict that is read.
 
     Raises ``RefusedError`` SAFE-PICKLE for anything but plain tensors in a pickle (it is never
     tried another way), SAFE-ARCHIVE for an archive that claims more than it holds,
@@ -134,12 +159,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], str]:
         content = path.read_bytes()
     except OSError as fault:
         raise _unreadable(path, _reason(fault)) from fault
-    loaded = (
-        _from_safetensors(path, content)
-        if path.suffix == ".safetensors"
-        else _from_torch(path, content)
-    )
-    return _named_tensors(path, loaded), sha256(content).hexdigest()
+    formats = {".safetensors": _from_safetensors, ".npz": from_npz}
+    loaded = formats.get(path.suffix, _from_torch)(path, content)
+    return _named_tensors(path, _unwrapped(loaded)), sha256(content).hexdigest()
 
 
 def _from_safetensors(path: Path, content: bytes) -> object:
@@ -161,7 +183,8 @@ def _from_torch(path: Path, content: bytes) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks about the file's kind; the error says it
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_NUMBERS):
+                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as fault:
         raise _refused(path) from fault
     # A damaged or forged archive surfaces as whatever its bytes trip over first.
@@ -185,6 +208,15 @@ def _check_archive(path: Path, content: bytes) -> None:
             f"claims {claimed} bytes in a file of {len(content)}",
             "give the file as torch.save wrote it",
         )
+
+
+def _unwrapped(loaded: object) -> object:
+    """The state dict inside a training script's checkpoint; what stands beside it is left alone."""
+    if isinstance(loaded, Mapping):
+        inner = [loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)]
+        if len(inner) == 1 and not any(isinstance(value, Tensor) for value in loaded.values()):
+            return inner[0]
+    return loaded
 
 
 def _named_tensors(path: Path, loaded: object) -> dict[str, Tensor]:

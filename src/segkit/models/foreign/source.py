@@ -19,6 +19,8 @@ class Source:
     so fits nothing. ``unused``: prefixes, in the file's names, of what no network here has.
     ``optional``: (prefix in the file, prefix here) of what a config may leave out.
     ``backbone_only``: the head has to start from random. ``assumed``: what the file does not tell.
+    ``refuses``: why a file of this project cannot be taken, if so. ``classifier``: whose length is
+    the number of classes, in segkit's names.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Source:
     optional: Names = ()
     backbone_only: bool = False
     assumed: str = ""
+    refuses: Callable[[Tensors], str] = lambda _: ""
+    classifier: str = "head.classifier.weight"
 
 
 def renamed(tensors: Tensors, names: Names) -> dict[str, Tensor]:
@@ -38,6 +42,11 @@ def renamed(tensors: Tensors, names: Names) -> dict[str, Tensor]:
         theirs, here = next(((t, h) for t, h in names if key.startswith(t)), ("", ""))
         ours[here + key.removeprefix(theirs)] = tensor
     return ours
+
+
+def pooling_first(project: Tensor) -> Tensor:
+    """The kernel behind an ASPP whose pooling branch comes last, for one where it comes first."""
+    return project.roll(len(project), 1) if project.ndim == 4 else project
 
 
 def has_prefix(tensors: Tensors, prefix: str) -> bool:

@@ -1,12 +1,19 @@
 """The projects whose files can be read, and which of them a file is from."""
 
+from segkit.models.foreign.jfzhang95 import JFZHANG95
+from segkit.models.foreign.kazuto1011 import KAZUTO1011
+from segkit.models.foreign.keras import KERAS
 from segkit.models.foreign.mnv2_voc import MNV2_VOC
 from segkit.models.foreign.smp import SMP
 from segkit.models.foreign.source import Source, Tensors
 from segkit.models.foreign.timm import TIMM
 from segkit.models.foreign.torchvision import TORCHVISION
+from segkit.models.foreign.vainf import VAINF
 
-SOURCES = {source.name: source for source in (TORCHVISION, SMP, TIMM, MNV2_VOC)}
+SOURCES = {
+    source.name: source
+    for source in (TORCHVISION, SMP, TIMM, VAINF, JFZHANG95, KAZUTO1011, KERAS, MNV2_VOC)
+}
 
 
 def guess(tensors: Tensors) -> Source | None:

@@ -30,7 +30,7 @@ class DeepLabV3Plus(Head):
     each join with its own refinement (Table 2, last row); ``none`` leaves the scores at the output
     stride, as v3 does. A refinement is ``refine_layers`` times [k×k, ``refine_channels``], k being
     ``refine_kernel`` (Table 2). ``separable`` replaces every 3×3 of ASPP and decoder (§3.2).
-    ``rates`` are for output stride 16, as v3's.
+    ``rates`` are for output stride 16, as v3's. ``align_corners=False`` resizes as most ports do.
 
     Raises ``ConfigError`` CFG-RATES, CFG-RANGE, and CFG-FEATURE for a backbone without the map.
     """
@@ -54,6 +54,7 @@ class DeepLabV3Plus(Head):
         refine_layers: int = 2,
         refine_kernel: int = 3,
         refine_channels: int = 256,
+        align_corners: bool = True,
     ) -> None:
         super().__init__()
         counts = {
@@ -83,6 +84,7 @@ class DeepLabV3Plus(Head):
                 [refine_channels] * refine_layers,
                 kernel=refine_kernel,
                 separable=separable,
+                align_corners=align_corners,
             )
             channels = refine_channels
         self.classifier = logits(channels, num_classes)
@@ -98,7 +100,7 @@ class Join(nn.Module):
     """``[B, in_channels, h, w]`` and a finer map of any size -> ``[B, widths[-1], that size]``.
 
     The finer map is reduced by a 1×1 so that it does not outweigh the other (§3.1), the other one
-    resized to it with aligned corners; [encoder, low] are concatenated and refined.
+    resized to it (with aligned corners, as released); [encoder, low] are concatenated and refined.
     """
 
     def __init__(
@@ -110,8 +112,10 @@ class Join(nn.Module):
         *,
         kernel: int,
         separable: bool,
+        align_corners: bool = True,
     ) -> None:
         super().__init__()
+        self.align_corners = align_corners
         self.reduce = ConvNormReLU(low_in_channels, low_channels, kernel=1)
         self.refine = nn.Sequential()
         channels = in_channels + low_channels
@@ -126,7 +130,7 @@ class Join(nn.Module):
         released_start(self)
 
     def forward(self, x: Tensor, low: Tensor) -> Tensor:
-        x = F.interpolate(x, low.shape[2:], mode="bilinear", align_corners=True)
+        x = F.interpolate(x, low.shape[2:], mode="bilinear", align_corners=self.align_corners)
         refined: Tensor = self.refine(torch.cat([x, self.reduce(low)], dim=1))
         return refined
 
