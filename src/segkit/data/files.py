@@ -30,3 +30,18 @@ def open_file(path: str | Path) -> BinaryIO:
         what = "empty file" if stat.S_ISREG(status.st_mode) else "not a regular file"
         raise DataError("UNREADABLE", path, what)
     return os.fdopen(descriptor, "rb")
+
+
+def read_text(path: str | Path, limit: int) -> str:
+    """The text of a UTF-8 file of at most ``limit`` bytes, without its byte order mark.
+
+    Raises ``DataError`` where it is longer or no such text, and what ``open_file`` raises.
+    """
+    with open_file(path) as file:
+        raw = file.read(limit + 1)
+    if len(raw) > limit:
+        raise DataError("LIST", path, f"more than {limit} bytes", "is it the right file?")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError("LIST", path, f"not UTF-8 ({error.reason})", "save it as UTF-8") from None

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from segkit.data.files import open_file
+from segkit.data.files import read_text
 from segkit.data.images import MAX_PIXELS, check_same_size, read_image
 from segkit.data.labels import Colour, LabelSet
 from segkit.data.masks import read_mask
@@ -121,14 +121,7 @@ def read_list(path: Path, layout: Layout) -> list[str]:
     Blank lines, lines that begin with ``#``, a byte order mark, CRLF and blanks around an id are
     accepted.
     """
-    with open_file(path) as file:
-        raw = file.read(MAX_LIST_BYTES + 1)
-    if len(raw) > MAX_LIST_BYTES:
-        raise DataError("LIST", path, f"more than {MAX_LIST_BYTES} bytes", "one id per line")
-    try:
-        lines = raw.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError("LIST", path, f"not UTF-8 ({error.reason})", "one id per line") from None
+    lines = read_text(path, MAX_LIST_BYTES).splitlines()
     numbered = ((n, line.strip()) for n, line in enumerate(lines, 1))
     ids = [_id(path, n, line, layout) for n, line in numbered if line and line[0] != "#"]
     if not ids:
