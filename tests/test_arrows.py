@@ -6,9 +6,22 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "segkit"
-LEAVES = {"errors", "limits", "lifeline", "randomness", "ranks", "tensor_header", "whole_files"}
+LEAVES = {
+    "errors",
+    "limits",
+    "lifeline",
+    "lock",
+    "randomness",
+    "ranks",
+    "tensor_header",
+    "whole_files",
+}
 PARTS = {"models", "data", "inference", "losses", "schedules", "optim", "metrics", "report"}
-ALLOWED = {**dict.fromkeys(PARTS, LEAVES), "engine": LEAVES | {"metrics"}}
+ALLOWED = {
+    **dict.fromkeys(PARTS, LEAVES),
+    "engine": LEAVES | {"metrics"},
+    "prepare": LEAVES | {"data", "report", "conf_files"},
+}
 FILES = sorted(SOURCE.rglob("*.py"))
 
 

@@ -33,7 +33,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("line", "expected"),
     [
         ("tr", ["train"]),
-        ("d", ["doctor"]),
+        ("d", ["data", "doctor"]),
+        ("data pr", ["prepare"]),
+        ("data prepare voc", ["voc", "voc_aug"]),
+        ("data prepare voc fr", ["from="]),
+        ("data nothing ", []),
         ("x", []),
         ("train mo", ["model="]),
         ("train model=v3 mo", []),

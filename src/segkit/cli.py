@@ -16,6 +16,7 @@ COMMANDS = {
     "eval": "score a trained model and write score.json",
     "predict": "segment images and folders",
     "model": "sizes, costs and receptive fields of models; import of checkpoints",
+    "data": "prepare data sets",
     "doctor": "look at this machine: a verdict a line, with what to type",
     "completion": "print the completion script of bash, zsh or fish",
 }
@@ -152,7 +153,7 @@ def dispatch(argv: list[str]) -> int:
         from segkit.completion import complete
 
         return complete(argv[1:])
-    if argv[0] in ("model", "doctor", "completion"):  # they read their words themselves
+    if argv[0] in ("model", "data", "doctor", "completion"):  # they read their words themselves
         return task(argv[0])(argv[1:])
     call = parse(argv)
     if call.help:
@@ -249,6 +250,7 @@ def task(command: str) -> Callable[..., int]:
     """The task file's ``main``; torch is imported here and not before."""
     import importlib
 
-    module = importlib.import_module(f"segkit.{command}")
+    name = "datasets" if command == "data" else command  # segkit.data is a room
+    module = importlib.import_module(f"segkit.{name}")
     main: Callable[..., int] = module.main
     return main

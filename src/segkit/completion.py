@@ -14,6 +14,7 @@ from pathlib import Path
 
 from segkit.cli import COMMANDS, FLAGS
 from segkit.conf_files import GROUPS, choices_of, nearest
+from segkit.datasets import SUBCOMMANDS as DATA_SUBCOMMANDS
 from segkit.errors import ConfigError, ExitCode
 from segkit.model import SUBCOMMANDS, WORDS
 from segkit.schema import CHOICES as VALUE_CHOICES
@@ -119,6 +120,8 @@ def completions(words: Sequence[str]) -> list[str]:
         return starting(word, OWN_WORDS[command])
     if command == "model":
         return model_completions(before[1:], word)
+    if command == "data":
+        return data_completions(before[1:], word)
     if command not in ROOTS:
         return []
     if before[-1] in FLAGS:
@@ -145,6 +148,14 @@ def model_completions(before: Sequence[str], word: str) -> list[str]:
     if before[0] == "weights" and word.startswith("backbone="):
         return values_of("train", "backbone", word.removeprefix("backbone="), config_dir_of(before))
     return own + completions(["train", *before[1:], word]) if composes else own
+
+
+def data_completions(before: Sequence[str], word: str) -> list[str]:
+    """A subcommand, then its words."""
+    if not before:
+        return starting(word, (*DATA_SUBCOMMANDS, "--help"))
+    known = DATA_SUBCOMMANDS.get(before[0])
+    return starting(word, (*known.words, "--help")) if known else []
 
 
 def starting(word: str, known: "Sequence[str] | Iterator[str]") -> list[str]:

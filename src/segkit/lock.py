@@ -1,4 +1,4 @@
-"""One process per run folder."""
+"""One process per folder."""
 
 import fcntl
 import json
@@ -13,10 +13,15 @@ from segkit.whole_files import faults, write_all
 class Lock:
     """Holds ``path`` until ``release`` or the end of the process, however it ends.
 
-    Raises EnvironmentFault naming pid and host if another process (or this one) has it.
+    Raises EnvironmentFault ``name`` with pid and host if another process (or this one) has it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str = "RUN-LOCKED",
+        fix: str = "wait for it, or start another run with name=...",
+    ) -> None:
         self.path = path
         with faults(path, 0):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -27,8 +32,7 @@ class Lock:
             owner = _owner(self._handle)
             self.release()
             what = f"another process works in this folder ({owner})"
-            fix = "wait for it, or start another run with name=..."
-            raise EnvironmentFault("RUN-LOCKED", path.parent, what, fix) from error
+            raise EnvironmentFault(name, path.parent, what, fix) from error
         os.ftruncate(self._handle, 0)
         me = {"pid": os.getpid(), "host": platform.node()}
         write_all(self._handle, json.dumps(me).encode())

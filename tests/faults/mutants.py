@@ -168,7 +168,7 @@ MUTANTS = [
     ),
     Mutant(
         "the lock is not taken",
-        "engine/lock.py",
+        "lock.py",
         "            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         "            pass\n",
         "faults/test_disk.py::test_a_second_run_in_one_folder_is_refused",

@@ -1,5 +1,6 @@
 """CamVid in the SegNet split: 367 train and 101 val frames of 480×360."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from segkit.data.images import MAX_PIXELS
@@ -19,3 +20,9 @@ class CamVid(FilePairs):
         layout = Layout("camvid", "camvid", "images", "labels", f"{split}.txt")
         super().__init__(root, layout, CAMVID, max_pixels=max_pixels)
         self.split = split
+
+    def _find_ids(self) -> list[str]:
+        # SegNet's own frames are PNG; another copy has them as JPEG.
+        if next((self.root / "images").glob("*.png"), None) is not None:
+            self.layout = replace(self.layout, image_suffix=".png")
+        return super()._find_ids()

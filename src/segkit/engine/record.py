@@ -18,7 +18,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from segkit.engine.lock import Lock
 from segkit.engine.logs import Board, Log
 from segkit.errors import (
     CheckpointError,
@@ -30,6 +29,7 @@ from segkit.errors import (
     without_secrets,
 )
 from segkit.limits import fault_of
+from segkit.lock import Lock
 from segkit.whole_files import clean, faults, refuse_links, write_whole
 
 _FOLDERS = ("checkpoints", "logs", "tb")

@@ -1,0 +1,1 @@
+"""Data sets on disk, from what their owners publish: archives, downloads, trees of others."""

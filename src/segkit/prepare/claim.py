@@ -1,0 +1,154 @@
+"""A data set is prepared once: locked while at work, and marked by a manifest written last."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segkit.data.pairs import FilePairs
+from segkit.errors import DataError, SegkitError
+from segkit.lock import Lock
+from segkit.prepare.files import settle
+from segkit.prepare.progress import each
+from segkit.whole_files import clean, faults, write_whole
+
+MANIFEST = "segkit-data.json"
+_FORMAT = 1
+_MOST_BYTES = 1 << 24
+
+Splits = Mapping[str, FilePairs]
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What there is now, and whether it was there before."""
+
+    name: str
+    folder: Path
+    record: Record
+    is_new: bool
+
+
+def prepare_once(
+    name: str,
+    folder: Path,
+    work: Path,
+    splits: Callable[[], Splits],
+    build: Callable[[], list[Record]],
+) -> Prepared:
+    """Have ``build`` make the set ``name`` in ``folder``, unless its manifest says it is there.
+
+    ``build`` may leave finished parts in ``work``, which goes when all is done, and returns what is
+    known of the sources. Nobody else works there meanwhile. Raises what ``build`` raises,
+    ``DataError`` for unreadable masks, ``EnvironmentFault`` where another process is at it.
+    """
+    record = _recorded(name, folder, splits)
+    if record is not None:
+        return Prepared(name, folder, record, is_new=False)
+    with _locked(work):
+        record = _recorded(name, folder, splits)  # by whoever held the lock before
+        is_new = record is None
+        if record is None:
+            sources = build()
+            record = _survey(splits(), sources)
+            settle()
+            _write(name, folder, record)
+        shutil.rmtree(work, ignore_errors=True)
+    return Prepared(name, folder, record, is_new)
+
+
+def expect(where: Path, what: str, found: int, expected: int) -> None:
+    """``DataError`` DATA-COUNT with both counts unless they are equal."""
+    if found != expected:
+        fix = "the set is not whole, or not the official one"
+        raise DataError("COUNT", where, f"{what}: found {found}, expected {expected}", fix)
+
+
+@contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    """``work`` is there and this process's own; what a killed one left half-made is not."""
+    with faults(work, 0):
+        work.parent.mkdir(parents=True, exist_ok=True)
+    lock = Lock(
+        work.with_name(f"{work.name}.lock"), "DATA-LOCKED", "wait for it, or choose another root="
+    )
+    try:
+        with faults(work, 0):
+            work.mkdir(exist_ok=True)
+        clean(work)
+        yield
+    finally:
+        with suppress(OSError):
+            work.rmdir()  # where nothing was begun
+        lock.release()
+
+
+def _recorded(name: str, folder: Path, splits: Callable[[], Splits]) -> Record | None:
+    """What the manifest says of ``name``, if all of it is still so as far as names tell."""
+    record = _manifest(folder).get(name)
+    if record is None:
+        return None
+    try:
+        now = {split: _identity(pairs) for split, pairs in splits().items()}
+        then = {s: {key: facts[key] for key in now[s]} for s, facts in record["splits"].items()}
+    except (SegkitError, KeyError, TypeError):  # not whole, or not as this version writes it
+        return None
+    return record if now == then else None
+
+
+def _manifest(folder: Path) -> dict[str, Record]:
+    path = folder / MANIFEST
+    try:
+        with path.open("rb") as file:
+            written = json.loads(file.read(_MOST_BYTES))
+        return written["sets"] if written["format"] == _FORMAT else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _write(name: str, folder: Path, record: Record) -> None:
+    sets = {**_manifest(folder), name: record}
+    text = json.dumps({"format": _FORMAT, "sets": sets}, indent=2)
+    write_whole(folder / MANIFEST, text.encode() + b"\n")
+
+
+def _identity(pairs: FilePairs) -> Record:
+    listed = "".join(f"{name}\n" for name in pairs.ids.tolist())
+    return {"samples": len(pairs), "list_sha256": sha256(listed.encode()).hexdigest()}
+
+
+def _survey(splits: Splits, sources: list[Record]) -> Record:
+    """Decode every mask once: counts of samples and, by class, of pixels."""
+    jobs = {
+        pairs.mask_path(index): (pairs, index)
+        for pairs in splits.values()
+        if getattr(pairs, "has_labels", True)
+        for index in range(len(pairs))
+    }
+    counted = each("count pixels", list(jobs.values()), lambda job: _histogram(*job), "mask")
+    pixels = dict(zip(jobs, counted, strict=True))
+    facts = {}
+    for split, pairs in splits.items():
+        facts[split] = _identity(pairs)
+        if getattr(pairs, "has_labels", True):
+            total = sum(pixels[pairs.mask_path(index)] for index in range(len(pairs)))
+            names = (*pairs.labels.names, "(ignored)")
+            facts[split]["pixels"] = dict(zip(names, np.asarray(total).tolist(), strict=True))
+    versions = {name: version(name) for name in ("segkit", "numpy", "pillow", "scipy")}
+    return {"splits": facts, "sources": sources, "versions": versions}
+
+
+def _histogram(pairs: FilePairs, index: int) -> np.ndarray:
+    """Pixels of every class, the ignored ones last."""
+    labels = pairs.read_label(index)
+    classes = pairs.labels.num_classes
+    counts = np.bincount(labels.ravel(), minlength=pairs.labels.ignore_label + 1)
+    return np.append(counts[:classes], counts[pairs.labels.ignore_label])

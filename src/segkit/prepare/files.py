@@ -1,0 +1,66 @@
+"""Files of a data set on their way to their place: whole under their name, or not there.
+
+Nothing here waits for the disk: ten thousand small files would take minutes. ``settle`` waits once,
+before what has been written gets its final name.
+"""
+
+import os
+from pathlib import Path
+from typing import IO
+
+from segkit.whole_files import faults, temporary, write_all
+
+_CHUNK = 1 << 20
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def put(path: Path, data: bytes) -> None:
+    """Write a small file, replacing one of that name."""
+    fresh = temporary(path)
+    with faults(path, len(data)):
+        handle = os.open(fresh, _FLAGS, 0o666)
+        try:
+            write_all(handle, data)
+        finally:
+            os.close(handle)
+        fresh.replace(path)
+
+
+def put_stream(path: Path, content: IO[bytes], limit: int) -> int:
+    """Write a new file from a stream, at most a byte over ``limit``; returns the bytes written."""
+    written = 0
+    with faults(path, limit):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, _FLAGS, 0o666)
+    try:
+        while chunk := content.read(min(_CHUNK, limit + 1 - written)):
+            with faults(path, limit):
+                write_all(handle, chunk)
+            written += len(chunk)
+    finally:
+        os.close(handle)
+    return written
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """``source`` under another name: a hard link where the file system takes one, else a copy.
+
+    Lists are copied always: people edit them in place.
+    """
+    with faults(path, 0):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix != ".txt":
+        try:
+            os.link(source.resolve(), path)
+            return
+        except OSError:
+            pass
+    with source.open("rb") as content:
+        size = os.fstat(content.fileno()).st_size
+        with faults(path, size):
+            put_stream(path, content, size)
+
+
+def settle() -> None:
+    """Wait until everything written so far is on the disk."""
+    os.sync()
