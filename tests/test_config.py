@@ -68,6 +68,13 @@ def test_command_line_wins_over_the_models_own_defaults() -> None:
     assert (values["multi_grid"], values["os"], values["seed"]) == ([1, 2, 1], 8, 3)
 
 
+@pytest.mark.parametrize("command", ["train", "eval", "predict"])
+@pytest.mark.parametrize("stride", [4, 8, 128])
+def test_output_strides_are_chosen_by_number(command: str, stride: int) -> None:
+    """v3's Table 13 evaluates at 4."""
+    assert compose(command, [f"os={stride}"]).values["os"] == stride
+
+
 @pytest.mark.parametrize(
     ("override", "error_id", "where", "said"),
     [
@@ -77,7 +84,7 @@ def test_command_line_wins_over_the_models_own_defaults() -> None:
         ("schedule.stages=[{nme: x}]", "CFG-UNKNOWN-KEY", "schedule.stages.nme", ""),
         ("+foo=3", "CFG-UNKNOWN-KEY", "foo", ""),
         ("model=v9", "CFG-UNKNOWN-CHOICE", "model", "v3"),
-        ("os=7", "CFG-UNKNOWN-CHOICE", "os", "choices: 8, 16, 32"),
+        ("os=7", "CFG-UNKNOWN-CHOICE", "os", "choices: 4, 8, 16, 32"),
         ("experiment=nope", "CFG-UNKNOWN-CHOICE", "experiment", ""),
         ("seed=abc", "CFG-TYPE", "seed", "'abc' is not an int"),
         ("schedule.stages.0.lr=abc", "CFG-TYPE", "schedule.stages.0.lr", "'abc' is not a float"),

@@ -206,7 +206,7 @@ def check_stage(
     power_of_two = stride >= 2 and stride & (stride - 1) == 0
     if not power_of_two:
         key = f"schedule.stages.{number}.os" if stage["os"] else "os"
-        yield ConfigError("RANGE", key, f"{stride}", "allowed: 8, 16, 32, cascades to 256")
+        yield ConfigError("RANGE", key, f"{stride}", "allowed: 4, 8, 16, 32, cascades to 256")
     elif crop >= 1 and crop % stride != 1:
         # With aligned corners and sides of OS*k+1 every map samples exact pixels.
         below = max(crop // stride, 1) * stride + 1

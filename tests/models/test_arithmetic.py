@@ -103,7 +103,7 @@ def named(anatomy: Anatomy, ending: str) -> int | None:
     return row.receptive_field
 
 
-@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize("output_stride", [4, 8, 16, 32])
 @pytest.mark.parametrize(
     ("name", "multi_grid", "field"),
     [("r50_beta", None, 487), ("r101_beta", None, 1031), ("r101_beta", (1, 2, 4), 1287)],

@@ -91,8 +91,30 @@ def test_rates_of_resnets(name, output_stride, multi_grid, layer3, layer4):
 
 
 @pytest.mark.parametrize(
+    ("name", "multi_grid", "layer2", "layer3", "layer4"),
+    [
+        ("r50", None, [1, 2, 2, 2], [2] + [4] * 5, [4, 8, 8]),
+        ("r101", (1, 2, 4), [1, 2, 2, 2], [2] + [4] * 22, [4, 16, 32]),
+        ("r50_caffe", None, [2] * 4, [4] * 6, [8, 8, 8]),
+        ("r101_beta", (1, 2, 4), [2] * 4, [4] * 23, [8, 16, 32]),
+        ("r18", None, [1, 2, 2, 2], [2, 4, 4, 4], [4, 8, 8, 8]),
+    ],
+)
+def test_rates_at_4(name, multi_grid, layer2, layer3, layer4):
+    """v3's Table 13 evaluates there: every stride behind the stem is a rate."""
+    found = rates(on_meta(name, 4, multi_grid))
+    assert set(found[0]) == {1}
+    assert found[1:] == [layer2, layer3, layer4]
+
+
+@pytest.mark.parametrize(
     ("output_stride", "units_14_to_17", "units_7_to_13"),
-    [(32, [1] * 4, [1] * 7), (16, [1, 2, 2, 2], [1] * 7), (8, [2, 4, 4, 4], [1] + [2] * 6)],
+    [
+        (32, [1] * 4, [1] * 7),
+        (16, [1, 2, 2, 2], [1] * 7),
+        (8, [2, 4, 4, 4], [1] + [2] * 6),
+        (4, [4, 8, 8, 8], [2] + [4] * 6),
+    ],
 )
 def test_rates_of_mobilenetv2(output_stride, units_14_to_17, units_7_to_13):
     found = rates(on_meta("mnv2", output_stride))

@@ -48,7 +48,7 @@ def atrous_rates(head: nn.Module) -> list[int]:
 
 @pytest.mark.parametrize(
     ("output_stride", "expected"),
-    [(8, [12, 24, 36]), (16, [6, 12, 18]), (32, [3, 6, 9])],
+    [(4, [24, 48, 72]), (8, [12, 24, 36]), (16, [6, 12, 18]), (32, [3, 6, 9])],
 )
 def test_rates_follow_the_output_stride(output_stride, expected):
     assert atrous_rates(DeepLabV3(FEATURES, 5, output_stride=output_stride)) == expected

@@ -107,7 +107,8 @@ def test_decoders_of_tables_1_and_2(arguments: dict[str, object], convs: list[li
 
 
 @pytest.mark.parametrize(
-    ("output_stride", "rates"), [(8, [12, 24, 36]), (16, [6, 12, 18]), (32, [3, 6, 9])]
+    ("output_stride", "rates"),
+    [(4, [24, 48, 72]), (8, [12, 24, 36]), (16, [6, 12, 18]), (32, [3, 6, 9])],
 )
 @pytest.mark.parametrize("separable", [True, False])
 def test_rates_follow_the_output_stride(
