@@ -20,6 +20,7 @@ WORDS = [
     *("dataset.size=33", "dataset.count=10", "dataset.val.count=2", "augment.crop=33"),
     *("schedule.batch=4", "schedule.accumulate=2", "eval.every=3", "checkpoint.every=2"),
     *("schedule.stages.0.steps=14", "schedule.stages.1.steps=6", "log.every=1"),
+    "schedule.ema=0.9",
 ]
 
 
@@ -35,7 +36,8 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def result(folder: Path) -> dict[str, bytes]:
-    """What must be equal: weights, buffers, optimiser, every logged value, the sample order."""
+    """What must be equal: weights, buffers, their average, optimiser, every logged value, the
+    sample order."""
     last = max((folder / "x" / "checkpoints").glob("step-*"))
     files = [*last.glob("*.safetensors"), folder / "x" / "metrics.jsonl"]
     return {path.name: path.read_bytes() for path in files}

@@ -12,6 +12,7 @@ from segkit.engine.seal import digest, seal, unseal
 
 Damage = Callable[[Path], None]
 MODEL, OPTIMIZER, MANIFEST = "model.safetensors", "optimizer.safetensors", "checkpoint.json"
+AVERAGE = "average.safetensors"
 
 
 def cut(name: str, length: int) -> Damage:
@@ -43,6 +44,24 @@ def taken_from_older(*names: str) -> Damage:
             shutil.copy(steps(point.parent)[1] / name, point / name)
 
     return damage
+
+
+def with_average(point: Path) -> None:
+    """A sound checkpoint, as of a run with ``schedule.ema``."""
+    shutil.copy(point / MODEL, point / AVERAGE)
+    manifest = unseal((point / MANIFEST).read_bytes(), point)
+    manifest["files"][AVERAGE] = manifest["files"][MODEL]
+    (point / MANIFEST).write_bytes(seal(manifest))
+
+
+def averaged(damage: Damage) -> Damage:
+    """``damage`` to a checkpoint with an average."""
+
+    def both(point: Path) -> None:
+        with_average(point)
+        damage(point)
+
+    return both
 
 
 def of_another_run(point: Path) -> None:
@@ -103,6 +122,12 @@ DAMAGES: dict[str, tuple[Damage, str, str]] = {
         for name in (MODEL, OPTIMIZER, MANIFEST)
         for at in (0, -2)
     },
+    "cut-10-average": (averaged(cut(AVERAGE, 10)), "CKPT-DAMAGED", AVERAGE),
+    "flip-0-average": (averaged(flip(AVERAGE, 0)), "CKPT-DAMAGED", AVERAGE),
+    "missing-average": (
+        averaged(lambda point: (point / AVERAGE).unlink()),
+        *("CKPT-MISSING", AVERAGE),
+    ),
     "missing": (lambda point: (point / MODEL).unlink(), "CKPT-MISSING", MODEL),
     "older-model": (taken_from_older(MODEL), "CKPT-DAMAGED", MODEL),
     "older-optimizer": (taken_from_older(OPTIMIZER), "CKPT-DAMAGED", OPTIMIZER),

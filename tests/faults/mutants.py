@@ -52,6 +52,13 @@ MUTANTS = [
         "faults/test_disk.py::test_a_run_goes_on_from_before_the_full_disk",
     ),
     Mutant(
+        "a resumed run begins its average anew",
+        "engine/loop.py",
+        "                average.resume(point)\n",
+        "                pass\n",
+        "engine/test_average.py::test_a_resumed_run_has_the_same_average",
+    ),
+    Mutant(
         "the learning rate is one step ahead",
         "engine/loop.py",
         "        rate = self.plan.learning_rate(step)\n",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import figures
 import pytest
-from cases_checkpoints import MANIFEST, MODEL, OPTIMIZER, flip
+from cases_checkpoints import AVERAGE, MANIFEST, MODEL, OPTIMIZER, flip, with_average
 from sandbox import TINY, Sandbox, outcome
 
 from segkit.engine import checkpoint
@@ -47,10 +47,12 @@ def test_two_hundred_damages(trained: Sandbox, kind: str) -> None:
     """C2, C3: any file, any place."""
     point = checkpoint.steps(trained.run_folder / "checkpoints")[0]
     run_id = checkpoint.load(point).run
-    whole = {name: (point / name).read_bytes() for name in FILES}
+    with_average(point)
+    files = (*FILES, AVERAGE)
+    whole = {name: (point / name).read_bytes() for name in files}
     draw = random.Random(kind)
     found = 0
-    for name in itertools.islice(itertools.cycle(FILES), 200):
+    for name in itertools.islice(itertools.cycle(files), 200):
         data = bytearray(whole[name])
         if kind == "cuts":
             del data[draw.randrange(len(data)) :]

@@ -38,24 +38,26 @@ def scored(run: Path) -> set[int]:
     return {row["validation"]["images"] for row in metrics(run) if "validation" in row}
 
 
-def weights(run: Path) -> dict[str, Tensor]:
+def weights(run: Path, file: str = "model.safetensors") -> dict[str, Tensor]:
     last = max((run / "checkpoints").glob("step-*"))
-    return dict(load_file(last / "model.safetensors"))
+    return dict(load_file(last / file))
 
 
 # -- well ----------------------------------------------------------------------------------------
 
 
 def test_two_ranks_train_what_one_trains(box: Sandbox) -> None:
-    """P9: the same samples in every step, and the same weights but for rounding."""
-    box.ok(*TINY, *FROZEN)
+    """P9: the same samples in every step, the same weights and average but for rounding."""
+    words = (*TINY, *FROZEN, "schedule.ema=0.9")
+    box.ok(*words)
     one = box.run_folder.rename(box.work / "runs/one")
-    all_well(box, 2, *TINY, *FROZEN)
+    all_well(box, 2, *words)
     assert order(one) == order(box.run_folder)
-    mine, theirs = weights(one), weights(box.run_folder)
-    for name, tensor in mine.items():
-        far = (tensor - theirs[name]).abs().max().item()
-        assert far <= 1e-5 * max(tensor.abs().max().item(), 1e-3), name
+    for file in ("model.safetensors", "average.safetensors"):
+        mine, theirs = weights(one, file), weights(box.run_folder, file)
+        for name, tensor in mine.items():
+            far = (tensor - theirs[name]).abs().max().item()
+            assert far <= 1e-5 * max(tensor.abs().max().item(), 1e-3), name
     losses = [
         [row["loss"] for row in metrics(run) if "loss" in row] for run in (one, box.run_folder)
     ]
@@ -99,8 +101,8 @@ def test_rank_counts_may_change_over_resumes(box: Sandbox) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_repeat_themselves_bit_by_bit(box: Sandbox, size: int) -> None:
-    """Also when they are stopped in the middle."""
-    words = (*TINY, "schedule.batch=6", "resume=true")
+    """Also when they are stopped in the middle; their average as well."""
+    words = (*TINY, "schedule.batch=6", "schedule.ema=0.9", "resume=true")
     all_well(box, size, *words)
     whole = outcome(box.run_folder)
     box.run_folder.rename(box.work / "runs/whole")
