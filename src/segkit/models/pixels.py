@@ -26,8 +26,8 @@ class Pixels:
 IMAGENET_PIXELS = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 # From −1 to 1: Xception and the beta ResNets as released (feature_extractor.py, facts §§3.5, 4.7).
 SYMMETRIC_PIXELS = Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-# 0 to 255 minus the mean of the released files of v1 and v2 (facts §§1.3, 2.8), where borders are to
-# be theirs: a first layer can take in another mean, but zero padding then is another colour.
+# 0 to 255 minus the mean of the released files of v1 and v2 (facts §§1.3, 2.8), where borders are
+# to be theirs: a first layer can take in another mean, but zero padding then is another colour.
 CAFFE_PIXELS = Pixels(mean=(122.675 / 255, 116.669 / 255, 104.008 / 255), std=(1 / 255,) * 3)
 
 # ``backbone.pixels``, where imported weights expect something else than the backbone's own.
