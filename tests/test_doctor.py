@@ -375,7 +375,7 @@ def test_the_known_sets_by_their_lists(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("SEGKIT_DATA", str(tmp_path))
     finding = doctor.data(probes.probe_data(), str(tmp_path))
     assert finding.verdict == "ok"
-    assert "camvid (2 train, 2 val); not there: voc, voc_aug" in finding.found
+    assert "camvid (2 train, 2 val); not there: cityscapes, cityscapes_coarse, voc" in finding.found
 
     (tmp_path / "camvid" / "labels" / "val2.png").unlink()
     finding = doctor.data(probes.probe_data(), str(tmp_path))

@@ -185,11 +185,13 @@ def probe_data() -> Answer:
     answer: dict[str, list[str]] = {"sets": [], "absent": [], "faults": []}
     for name, composed in shipped("dataset"):
         node, there = composed["dataset"], []
-        if "root" not in node:
+        if "root" not in node or name == "folder":  # a folder of one's own has no known place
             continue
         for split in dict.fromkeys((node["train_split"], node["val_split"])):
+            own = (node.get("val") or {}) if split == node["val_split"] else {}
             try:
-                there.append(f"{len(instantiate.partial(node, 'dataset')(split=split))} {split}")
+                made = instantiate.partial(node | own, "dataset")(split=split)
+                there.append(f"{len(made)} {split}")
             except SegkitError as error:
                 if error.id != "DATA-MISSING":
                     answer["faults"].append(f"{name}: {reason(error)}")
