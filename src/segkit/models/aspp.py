@@ -57,9 +57,10 @@ class ASPP(nn.Module):
 
     Branches in the released code's order: image pooling, 1×1, one 3×3 per rate; concatenated, then
     a 1×1 back to ``channels``. ``rates`` are those of this very map and may be empty (the released
-    MobileNetV2 has no atrous branch). ``pooling_last`` is torchvision's order; it only permutes
-    the projection's input. ``separable`` replaces the 3×3 (v3+ §3.2), which then always have batch
-    norm; ``batch_norm=False`` takes it from every other convolution.
+    MobileNetV2 has no atrous branch). ``separable`` replaces the 3×3 (v3+ §3.2), which then always
+    have batch norm; ``batch_norm=False`` takes it from every other convolution. Other codebases:
+    ``pooling_last`` is torchvision's order, which only permutes the projection's input;
+    ``project_kernel=3`` is mmsegmentation's projection.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class ASPP(nn.Module):
         batch_norm: bool = True,
         separable: bool = False,
         pooling_last: bool = False,
+        project_kernel: int = 1,
     ) -> None:
         super().__init__()
         pooling: list[nn.Module] = (
@@ -87,7 +89,7 @@ class ASPP(nn.Module):
         branches = [*first, *atrous, *pooling] if pooling_last else [*pooling, *first, *atrous]
         self.branches = nn.ModuleList(branches)
         self.project = ConvNormReLU(
-            len(branches) * channels, channels, kernel=1, batch_norm=batch_norm
+            len(branches) * channels, channels, kernel=project_kernel, batch_norm=batch_norm
         )
         he_normal(self)
         released_start(self)

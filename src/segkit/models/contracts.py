@@ -10,7 +10,15 @@ from segkit.errors import ConfigError
 from segkit.models.pixels import IMAGENET_PIXELS, Pixels
 from segkit.models.weights import ImageNetWeights
 
-__all__ = ["IMAGENET_PIXELS", "Backbone", "Feature", "Head", "Pixels", "check_sizes"]
+__all__ = [
+    "IMAGENET_PIXELS",
+    "Backbone",
+    "Feature",
+    "Head",
+    "Pixels",
+    "check_kernel",
+    "check_sizes",
+]
 
 
 @dataclass(frozen=True)
@@ -98,3 +106,9 @@ def check_sizes(dropout: float, **counts: int) -> None:
             raise ConfigError("RANGE", f"model.{name}", f"found {count}", "at least 1")
     if not 0 <= dropout < 1:
         raise ConfigError("RANGE", "model.dropout", f"found {dropout}", "0 to below 1")
+
+
+def check_kernel(name: str, kernel: int) -> None:
+    """Raise ``ConfigError`` CFG-RANGE for a ``model.NAME`` that is neither 1 nor 3."""
+    if kernel not in (1, 3):
+        raise ConfigError("RANGE", f"model.{name}", f"found {kernel}", "1 or 3")

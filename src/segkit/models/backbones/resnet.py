@@ -1,10 +1,11 @@
-"""ResNet in three styles: where the stride sits, and what the image meets first.
+"""ResNet in four styles: where the stride sits, and what the image meets first.
 
 ``torchvision``: the stride sits in the 3×3 of a block's first unit; on conversion that unit keeps
 the previous block's rate, so at OS 8 layer4 gets 2, 4, 4. ``caffe`` (MSRA, the one v2 trained): the
 stride sits in the first 1×1 and its 3×3 comes after it, so every unit gets 4 as the papers print.
 ``beta`` (the one v3 and v3+ trained, by the released ``resnet_v1_beta``): three 3×3 for a stem, and
 the stride in the 3×3 of the LAST unit of blocks 1 to 3, so that every unit of a block has one rate.
+``v1c`` (ResNet-C of arXiv 1812.01187; mmsegmentation's): torchvision's with three 3×3 for a stem.
 State-dict keys are torchvision's for all, so that its files load as they are.
 """
 
@@ -22,7 +23,9 @@ from segkit.models.initial import he_normal
 from segkit.models.pixels import PIXELS, SYMMETRIC_PIXELS, PixelRange
 from segkit.models.weights import ImageNetWeights, WeightFile, torchvision_file
 
-Style = Literal["torchvision", "caffe", "beta"]
+Style = Literal["torchvision", "caffe", "beta", "v1c"]
+# Channels of the first two of three 3×3 for a stem; the third has twice as many.
+_DEEP_STEM = {"beta": 64, "v1c": 32}
 # Which map at stride 4 a decoder sees, of the last unit there. ports: the unit's output, as every
 # PyTorch code has it. released: its last batch norm, before the sum and the ReLU (v3+'s
 # feature_extractor.py; "res2 before striding" in the paper's words).
@@ -68,6 +71,9 @@ _BETA = {
     )
     for depth in (50, 101)
 }
+_V1C = ImageNetWeights(
+    (), unused=("fc.",), elsewhere="mmcv's open-mmlab://resnet50_v1c and 101, under other names"
+)
 
 
 class ResidualUnit(nn.Module, ABC):
@@ -154,10 +160,10 @@ def shortcut(in_channels: int, channels: int, unit: Unit) -> nn.Module | None:
     return nn.Sequential(conv, nn.BatchNorm2d(channels))
 
 
-def beta_stem() -> nn.Sequential:
-    """Three 3×3 of 64, 64 and 128 channels for the 7×7; the last one's norm is the network's."""
-    convs = [conv3x3(3, 64, 2, 1), conv3x3(64, 64, 1, 1), conv3x3(64, 128, 1, 1)]
-    norms = [(nn.BatchNorm2d(64), nn.ReLU(inplace=True)) for _ in convs[:-1]]
+def deep_stem(width: int) -> nn.Sequential:
+    """Three 3×3 for the 7×7, the last one twice as wide; its norm is the network's."""
+    convs = [conv3x3(3, width, 2, 1), conv3x3(width, width, 1, 1), conv3x3(width, 2 * width, 1, 1)]
+    norms = [(nn.BatchNorm2d(width), nn.ReLU(inplace=True)) for _ in convs[:-1]]
     return nn.Sequential(convs[0], *norms[0], convs[1], *norms[1], convs[2])
 
 
@@ -199,9 +205,11 @@ class ResNet(Backbone):
         )
         if first_rate == "raised":
             plan = [[replace(unit, rate=unit.rate_after) for unit in units] for units in plan]
-        stem = beta_stem() if style == "beta" else None
-        channels, stride = 128 if stem else widths[0], self.stem_stride
-        self.conv1 = stem or nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
+        deep = _DEEP_STEM.get(style)
+        channels, stride = 2 * deep if deep else widths[0], self.stem_stride
+        self.conv1 = (
+            deep_stem(deep) if deep else nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
+        )
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -278,6 +286,7 @@ def resnet(
         "torchvision": _TORCHVISION,
         "caffe": _CAFFE,
         "beta": _BETA,
+        "v1c": {50: _V1C, 101: _V1C},
     }
     imagenet = tables[style][depth]
     return ResNet(

@@ -3,6 +3,7 @@
 from segkit.models.foreign.jfzhang95 import JFZHANG95
 from segkit.models.foreign.kazuto1011 import KAZUTO1011
 from segkit.models.foreign.keras import KERAS
+from segkit.models.foreign.mmsegmentation import MMSEGMENTATION
 from segkit.models.foreign.mnv2_voc import MNV2_VOC
 from segkit.models.foreign.smp import SMP
 from segkit.models.foreign.source import Source, Tensors
@@ -12,7 +13,17 @@ from segkit.models.foreign.vainf import VAINF
 
 SOURCES = {
     source.name: source
-    for source in (TORCHVISION, SMP, TIMM, VAINF, JFZHANG95, KAZUTO1011, KERAS, MNV2_VOC)
+    for source in (
+        TORCHVISION,
+        SMP,
+        TIMM,
+        MMSEGMENTATION,
+        VAINF,
+        JFZHANG95,
+        KAZUTO1011,
+        KERAS,
+        MNV2_VOC,
+    )
 }
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from segkit.errors import ConfigError
 from segkit.models.aspp import ASPP, ConvNormReLU
 from segkit.models.atrous import scale_rates
-from segkit.models.contracts import Feature, Head, check_sizes
+from segkit.models.contracts import Feature, Head, check_kernel, check_sizes
 from segkit.models.initial import he_normal, logits
 from segkit.models.separable import SeparableConvNormReLU, released_start
 
@@ -30,7 +30,8 @@ class DeepLabV3Plus(Head):
     each join with its own refinement (Table 2, last row); ``none`` leaves the scores at the output
     stride, as v3 does. A refinement is ``refine_layers`` times [k×k, ``refine_channels``], k being
     ``refine_kernel`` (Table 2). ``separable`` replaces every 3×3 of ASPP and decoder (§3.2).
-    ``rates`` are for output stride 16, as v3's. ``align_corners=False`` resizes as most ports do.
+    ``rates`` are for output stride 16, as v3's. ``align_corners=False`` resizes as most
+    ports do, ``project_kernel=3`` ends the ASPP as mmsegmentation does.
 
     Raises ``ConfigError`` CFG-RATES, CFG-RANGE, and CFG-FEATURE for a backbone without the map.
     """
@@ -55,6 +56,7 @@ class DeepLabV3Plus(Head):
         refine_kernel: int = 3,
         refine_channels: int = 256,
         align_corners: bool = True,
+        project_kernel: int = 1,
     ) -> None:
         super().__init__()
         counts = {
@@ -63,7 +65,9 @@ class DeepLabV3Plus(Head):
             "refine_layers": refine_layers,
             "refine_channels": refine_channels,
         }
-        _check(counts, dropout, decoder, refine_kernel)
+        _check(counts, dropout, decoder)
+        check_kernel("refine_kernel", refine_kernel)
+        check_kernel("project_kernel", project_kernel)
         scaled = scale_rates(
             rates, written_for=self.written_for, output_stride=output_stride, where="model.rates"
         )
@@ -73,6 +77,7 @@ class DeepLabV3Plus(Head):
             scaled,
             image_pooling=image_pooling,
             separable=separable,
+            project_kernel=project_kernel,
         )
         self.dropout = nn.Dropout(dropout)
         self.joins = nn.ModuleDict()
@@ -143,15 +148,13 @@ def _joined(features: Mapping[str, Feature], name: str, stride: int, decoder: st
             "FEATURE",
             "model.decoder",
             f"{decoder} needs a map {name} at stride {stride}; the backbone has {has}",
-            "another backbone (r50, r101, mnv2), or model.decoder=none",
+            "another backbone (r50, r101, mnv2), a larger os, or model.decoder=none",
         )
     return found
 
 
-def _check(counts: Mapping[str, int], dropout: float, decoder: str, kernel: int) -> None:
+def _check(counts: Mapping[str, int], dropout: float, decoder: str) -> None:
     check_sizes(dropout, **counts)
     if decoder not in JOINED:
         choices = ", ".join(get_args(Decoder))
         raise ConfigError("RANGE", "model.decoder", f"found {decoder!r}", f"one of {choices}")
-    if kernel not in (1, 3):
-        raise ConfigError("RANGE", "model.refine_kernel", f"found {kernel}", "1 or 3")
