@@ -46,28 +46,58 @@ def test_narrow_grey_is_the_value_as_stored(tmp_path: Path, depth: int, colour_t
     assert read_mask(write(tmp_path / "m.png", content), FIVE).tolist() == [values]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
-    mode=st.sampled_from(["1", "L", "P", "I;16"]),
+    mode=st.sampled_from(["1", "L", "P", "I;16", "I", "LA", "RGB"]),
     data=st.data(),
     height=st.integers(1, 9),
     width=st.integers(1, 9),
 )
-def test_every_indexed_mode_reads_exactly(tmp_path_factory, mode, data, height, width) -> None:
-    top = {"1": 1, "L": 255, "P": 255, "I;16": 299}[mode]
+def test_every_mode_reads_exactly(tmp_path_factory, mode, data, height, width) -> None:
+    top = {"1": 1, "L": 255, "P": 255, "LA": 255}.get(mode, 299)
     count = height * width
     values = data.draw(st.lists(st.integers(0, top), min_size=count, max_size=count))
     array = np.array(values).reshape(height, width)
+    colours = {"LA": [(grey, grey, grey) for grey in range(256)], "RGB": MANY.colours}.get(mode)
     content = {
         "1": lambda: png(array.astype(bool)),
         "L": lambda: png(array.astype(np.uint8)),
         "P": lambda: palette_png(array.astype(np.uint8), 1),
         "I;16": lambda: png(array.astype(np.uint16)),
+        # Pillow writes no PNG of mode I any more; the 16 bits that it reads as one are these.
+        "I": lambda: raw_png([row.astype(">u2").tobytes() for row in array], width, 16, 0),
+        "LA": lambda: png(array.astype(np.uint8), "LA"),
+        "RGB": lambda: png(np.array(MANY.colours, np.uint8)[array]),
     }[mode]()
     path = write(tmp_path_factory.mktemp("m") / "m.png", content)
-    mask = read_mask(path, MANY)
+    table = {colour: label for label, colour in enumerate(colours)} if colours else None
+    mask = read_mask(path, MANY, colour_table=table)
     assert mask.dtype == np.uint16
     assert np.array_equal(mask, array)
+    if table:
+        with pytest.raises(DataError, match="class indices"):
+            read_mask(path, MANY)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16"])
+def test_values_through_a_table(tmp_path: Path, mode: str) -> None:
+    stored = np.array([[0, 1, 1], [1, 0, 0]])
+    content = {
+        "1": lambda: png(stored.astype(bool)),
+        "L": lambda: png(stored.astype(np.uint8)),
+        "P": lambda: palette_png(stored.astype(np.uint8), 3),
+        "I;16": lambda: png((1000 * stored).astype(np.uint16)),
+    }[mode]()
+    high = 1000 if mode == "I;16" else 1
+    path = write(tmp_path / "m.png", content)
+    for labels in (FIVE, MANY):
+        mask = read_mask(path, labels, value_table={0: 4, high: 2, -1: 3, 70000: 0})
+        assert mask.dtype == labels.dtype
+        assert np.array_equal(mask, np.where(stored, 2, 4))
+    with pytest.raises(
+        DataError, match=r"label 0 at x=0 y=0 and 2 more pixels is not in the table"
+    ):
+        read_mask(path, FIVE, value_table={5: 0, high: 2})
 
 
 def test_sixteen_bits_are_exact_and_never_clamped(tmp_path: Path) -> None:

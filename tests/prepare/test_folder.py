@@ -155,7 +155,8 @@ def test_a_kill_leaves_nothing_half_made(monkeypatch, moment: str, moved: bool) 
     assert prepare(CLASSES, "root=data/clean") == ExitCode.OK
     with monkeypatch.context() as patch:
         patch.setattr(moment, kill)
-        pytest.raises(Killed, prepare, CLASSES)
+        with pytest.raises(Killed):
+            prepare(CLASSES)
     assert not Path("data/mine", MANIFEST).exists()
     assert Path("data/mine").exists() == moved
     assert prepare(CLASSES) == ExitCode.OK
@@ -170,7 +171,8 @@ def test_a_kill_and_then_other_words(monkeypatch) -> None:
     """What a killed call had ready is not taken for what is asked for now."""
     with monkeypatch.context() as patch:
         patch.setattr("segkit.prepare.folder.Path.rename", kill)
-        pytest.raises(Killed, prepare, CLASSES)
+        with pytest.raises(Killed):
+            prepare(CLASSES)
     assert prepare("classes=[ground,leaf]") == ExitCode.OK
     assert Folder("data/mine").labels.names == ("ground", "leaf")
 
