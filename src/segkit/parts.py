@@ -15,7 +15,7 @@ from segkit.data.loader import Dataset
 from segkit.engine.team import Alone, Team, silence
 from segkit.errors import ConfigError, EnvironmentFault
 from segkit.models.segmenter import Segmenter, build_segmenter
-from segkit.optim import Rule, assign
+from segkit.optim import Rule
 from segkit.ranks import place
 from segkit.schedules import Policy
 
@@ -176,21 +176,21 @@ def stages_of(values: Values) -> list[dict[str, Any]]:
     ]
 
 
-def check_network(values: Values) -> None:
+def check_network(values: Values) -> list[Segmenter]:
     """Build every stage's network without memory, so that what cannot be fails before data is read.
 
+    Gives the networks, on the meta device, for further questions (recipe.py).
     Raises ``ConfigError`` for unknown or mistyped arguments, an output stride or a multi-grid that
-    the backbone cannot have, an auxiliary score without a loss, multipliers that fit no parameter,
-    and a batch too small to train batch norm.
+    the backbone cannot have, an auxiliary score without a loss, and a batch too small to train
+    batch norm.
     """
     instantiate.partial(values["dataset"], "dataset")
     instantiate.partial(values["loss"], "loss")(ignore_label=255)
     with torch.device("meta"):
-        for stage in stages_of(values):
-            net = network_of(values, num_classes=2, output_stride=stage["os"])
-        check_batches(net, values)
-    check_auxiliary(net, values)
-    assign(net, rules_of(values))  # another model's multipliers would find nothing here
+        nets = [network_of(values, 2, stage["os"]) for stage in stages_of(values)]
+        check_batches(nets[-1], values)
+    check_auxiliary(nets[-1], values)
+    return nets
 
 
 def check_auxiliary(net: Segmenter, values: Values) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segkit import parts
+from segkit import parts, recipe
 from segkit.config import Composed
 from segkit.data.labels import LabelSet
 from segkit.data.loader import Dataset, EvalSample, eval_samples, train_batches
@@ -52,7 +52,7 @@ def main(composed: Composed) -> int:
 def work(composed: Composed, team: Alone) -> int:
     """The part of this process in the training."""
     values = composed.values
-    parts.check_network(values)
+    recipe.check(values, parts.check_network(values))
     transform_of(values, start=None, ignore_label=255)  # its own errors, before data is read
     stages = parts.stages_of(values)
     train_sets = {s["split"]: parts.dataset_of(values, s["split"]) for s in stages}
@@ -147,6 +147,7 @@ def weights_of(folder: Path, net: Segmenter, values: parts.Values) -> dict[str, 
     )
     if origin.not_loaded:
         print(f"{origin.file} does not hold, so from random: {', '.join(origin.not_loaded)}")
+    recipe.check_loaded(values, net, origin)
     return origin.to_dict()
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from segkit import cli, parts
+from segkit import cli, parts, recipe
 from segkit.config import compose
 from segkit.errors import CheckpointError, ConfigError
 from segkit.models.backbones import vgg
@@ -294,15 +294,16 @@ def test_the_recipe():
 @pytest.mark.parametrize("name", ["v1_7x7", "v1_4x4", "v1_4x4_r8", "v1"])
 @pytest.mark.parametrize("variant", ["", "_msc"])
 def test_every_config_is_sound(name, variant):
-    values = values_of(f"model={name}{variant}", "dataset=shapes")
-    parts.check_network(values)
+    values = values_of(f"model={name}{variant}", "dataset=shapes", "pretrained=none")
+    recipe.check(values, parts.check_network(values))
     assert values["model"]["name"] == name + variant
 
 
 @pytest.mark.parametrize("words", [("model=v1", "schedule=v1_msc"), ("model=v3", "schedule=v1")])
 def test_another_models_multipliers_are_refused_before_data_is_read(words):
+    values = values_of(*words, "os=8", "augment.crop=65", "dataset=shapes")
     with pytest.raises(ConfigError, match=r"no (parameter is left|rule covers)") as fault:
-        parts.check_network(values_of(*words, "os=8", "augment.crop=65", "dataset=shapes"))
+        recipe.check(values, parts.check_network(values))
     assert fault.value.where == "schedule.rules"
 
 

@@ -11,7 +11,7 @@ from network_zoo import BACKBONES, random_norms
 from torch import nn
 from torch.nn import functional as F
 
-from segkit import cli, parts
+from segkit import cli, parts, recipe
 from segkit.config import compose
 from segkit.errors import ConfigError
 from segkit.models.contracts import Feature
@@ -265,7 +265,7 @@ def test_the_recipes(name, lr, bn, scales):
 @pytest.mark.parametrize("msc", ["false", "true"])
 def test_every_config_is_sound(name, msc):
     values = values_of(f"model={name}", f"model.msc={msc}", "dataset=shapes")
-    parts.check_network(values)
+    recipe.check(values, parts.check_network(values))
     assert values["model"]["name"] == name
     assert values["loss"]["name"] == "msc"
 
