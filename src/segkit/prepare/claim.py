@@ -51,7 +51,7 @@ def prepare_once(
     ``DataError`` for unreadable masks, ``EnvironmentFault`` where another process is at it.
     """
     record = _recorded(name, folder, splits)
-    if record is not None:
+    if record is not None and not work.exists():
         return Prepared(name, folder, record, is_new=False)
     with _locked(work):
         record = _recorded(name, folder, splits)  # by whoever held the lock before
@@ -65,11 +65,11 @@ def prepare_once(
     return Prepared(name, folder, record, is_new)
 
 
-def expect(where: Path, what: str, found: int, expected: int) -> None:
-    """``DataError`` DATA-COUNT with both counts unless they are equal."""
+def expect(where: Path, kind: str, found: int, expected: int) -> None:
+    """``DataError`` DATA-COUNT with both counts unless they are equal; ``kind`` is what counts."""
     if found != expected:
         fix = "the set is not whole, or not the official one"
-        raise DataError("COUNT", where, f"{what}: found {found}, expected {expected}", fix)
+        raise DataError("COUNT", where, f"found {found} {kind}, expected {expected}", fix)
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def _survey(splits: Splits, sources: list[Record]) -> Record:
             total = sum(pixels[pairs.mask_path(index)] for index in range(len(pairs)))
             names = (*pairs.labels.names, "(ignored)")
             facts[split]["pixels"] = dict(zip(names, np.asarray(total).tolist(), strict=True))
-    versions = {name: version(name) for name in ("segkit", "numpy", "pillow", "scipy")}
+    versions = {name: version(name) for name in ("segkit", "numpy", "pillow")}
     return {"splits": facts, "sources": sources, "versions": versions}
 
 

@@ -198,10 +198,7 @@ def _accept(known: Known, part: _Part, response: Any) -> None:
             raise _TryAgain("the server answered with another range than the one asked for")
     else:
         part.begin(_validator(response.headers), coming)
-    limit = known.budget.bytes
-    if (part.total or 0) > limit:
-        what = f"has {part.total} bytes, at most {limit}"
-        raise RefusedError("DOWNLOAD-SIZE", known.address, what, "get it yourself, then from=PATH")
+    _check_size(known, part.total or 0)
     free = free_bytes(part.path.parent)
     if coming is not None and coming > free:
         what = f"{known.name} needs {size(coming)}, {size(free)} are free"
@@ -220,9 +217,7 @@ def _copy(known: Known, part: _Part, response: Any, timeout: float) -> None:
                 _refuse_html(
                     known, chunk.lstrip()[:14].lower().startswith((b"<!doctype", b"<html"))
                 )
-            if part.have + len(chunk) > (part.total or known.budget.bytes):
-                part.begin("", None)
-                raise DataError("DOWNLOAD", known.address, "sends more than it said", "try later")
+            _check_size(known, part.have + len(chunk))
             part.add(chunk)
             advance(len(chunk))
             if time.monotonic() - marked > timeout:
@@ -247,6 +242,13 @@ def _refused(known: Known, part: _Part, error: urllib.error.HTTPError) -> None:
     what = f"the server answers {error.code} {error.reason}"
     fix = f"get {known.name} yourself, then from=PATH"
     raise DataError("DOWNLOAD", known.address, what, fix) from error
+
+
+def _check_size(known: Known, count: int) -> None:
+    limit = known.budget.bytes
+    if count > limit:
+        what = f"is larger than {known.name} can be: {count} bytes, at most {limit}"
+        raise RefusedError("DOWNLOAD-SIZE", known.address, what, "get it yourself, then from=PATH")
 
 
 def _validator(headers: Any) -> str:

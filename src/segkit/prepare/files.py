@@ -55,10 +55,10 @@ def link_or_copy(source: Path, path: Path) -> None:
             return
         except OSError:
             pass
-    with source.open("rb") as content:
-        size = os.fstat(content.fileno()).st_size
-        with faults(path, size):
-            put_stream(path, content, size)
+    fresh = temporary(path)
+    with source.open("rb") as content, faults(path, size := os.fstat(content.fileno()).st_size):
+        put_stream(fresh, content, size)
+        fresh.replace(path)
 
 
 def settle() -> None:

@@ -4,14 +4,10 @@ trainaug = (VOC train ∪ SBD train ∪ SBD val) minus VOC val. Where VOC has a 
 the mask: it is finer, and has the 255 border that SBD lacks.
 """
 
-import io
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 
 from segkit.data.files import open_file
 from segkit.data.labels import VOC
@@ -21,8 +17,20 @@ from segkit.data.voc import Voc, VocAug
 from segkit.errors import DataError, RefusedError, SegkitError
 from segkit.prepare.claim import Prepared, Record, Splits, expect, prepare_once
 from segkit.prepare.files import link_or_copy, put
+from segkit.prepare.index_png import index_png
+from segkit.prepare.mat import TooLargeError, integer_field
 from segkit.prepare.progress import each
-from segkit.prepare.sources import Kind, Order, check_given, find, noted, obtain, picking, require
+from segkit.prepare.sources import (
+    Kind,
+    Order,
+    check_given,
+    find,
+    noted,
+    obtain,
+    picking,
+    require,
+    whole_or_gone,
+)
 from segkit.prepare.voc import (
     FOLDER,
     LISTS,
@@ -33,11 +41,11 @@ from segkit.prepare.voc import (
     prepare_voc,
     voc_kind,
 )
-from segkit.report.pictures import encode_labels
-from segkit.whole_files import faults, write_whole
+from segkit.whole_files import clean, faults, write_whole
 
 MASKS = "SegmentationClassAug"
 _LAYOUT = Layout("voc_aug", FOLDER, "JPEGImages", MASKS, f"{LISTS}/trainaug.txt")
+_PICK_SBD = picking(r"cls/[^/]+\.mat", r"img/[^/]+\.jpg", r"train\.txt", r"val\.txt")
 _LIST_NAMES = ("trainaug.txt", "train_aug.txt")
 _MOST_MAT = 64 << 20  # bytes of one .mat file, expanded; a mask of VOC's size has 0.2 MB
 
@@ -85,35 +93,44 @@ class _Build:
     work: Path
 
     def __call__(self) -> list[Record]:
-        in_place = (self.folder / MASKS).is_dir()
-        if in_place:
-            extra = _pngs(self.folder / MASKS)
-            source = noted(self.work / "extra") or {"name": MASKS, "kind": "in place"}
-        else:
-            extra, source = self._extra()
-        lists = self._lists(extra)
-        self._images(lists["trainaug"], extra)
-        if in_place:
+        if (self.folder / MASKS).is_dir():
+            units = (noted(self.work / unit) for unit in ("aug", "sbd"))
+            source = next(filter(None, units), {"name": MASKS, "kind": "in place"})
+            lists = self._lists(_pngs(self.folder / MASKS))
             _check_own(self.folder, lists["trainval"])
         else:
-            self._convert(lists, extra)
+            unit, source = self._extra()
+            fresh = unit.with_name(f"{unit.name}-{MASKS}")
+            with whole_or_gone(unit, fresh):
+                extra = _mats(unit) if unit.name == "sbd" else _pngs(unit)
+                lists = self._lists(extra)
+                self._images(lists["trainaug"], extra)
+                self._convert(lists, extra, fresh)
+            move(fresh, self.folder / MASKS)
         for name in ("trainaug", "trainval_aug"):
             _write_list(self.folder / LISTS / f"{name}.txt", lists[name])
         expect_counts(self.folder, _splits(self.folder), self.facts)
         return [source]
 
-    def _extra(self) -> tuple[Extra, Record]:
-        """The masks that are not VOC's; what was converted by others comes before SBD's own."""
-        unit = self.work / "extra"
+    def _extra(self) -> tuple[Path, Record]:
+        """The masks that are not VOC's: what ``from=`` leads to, else SBD, else others' masks."""
         aug, sbd = aug_kind(self.facts), sbd_kind(self.facts)
-        if find(aug, self.order) and not _given_first(self.order, sbd):
-            source = obtain(aug, self.order, _pick_png, unit)
-            return _pngs(unit), source
+        has_sbd, is_given = find(sbd, self.order), _is_given(self.order, aug)
+        if find(aug, self.order) and (is_given or not has_sbd):
+            unit = self.work / "aug"
+            return unit, obtain(aug, self.order, _pick_png, unit)
         if not self.order.download:
             require(sbd, self.order, f"or to {aug.forms}, or download=true")
-        pick = picking(r"cls/[^/]+\.mat", r"img/[^/]+\.jpg", r"train\.txt", r"val\.txt")
-        source = obtain(sbd, self.order, pick, unit)
-        return _mats(unit), source
+        unit = self.work / "sbd"
+        return unit, obtain(sbd, self.order, self._pick_sbd, unit)
+
+    def _pick_sbd(self, name: str) -> str | None:
+        """Masks and lists, and of the images those that VOC's folder lacks."""
+        place = _PICK_SBD(name)
+        if place and place.startswith("img/"):
+            lacks = not (self.folder / "JPEGImages" / place.removeprefix("img/")).exists()
+            return place if lacks else None
+        return place
 
     def _lists(self, extra: Extra) -> dict[str, list[str]]:
         """The ids of VOC's and of the augmented sets, all counted."""
@@ -121,11 +138,9 @@ class _Build:
         own = {split: Voc(self.folder, split).ids.tolist() for split in ("train", "val")}
         val = set(own["val"])
         trainaug = sorted((set(own["train"]) | set(extra.masks)) - val)
-        expect(self.folder / MASKS, "trainaug has samples", len(trainaug), expected["trainaug"])
+        expect(self.folder / MASKS, "samples of trainaug", len(trainaug), expected["trainaug"])
         whole = sorted({*trainaug, *val})
-        expect(
-            self.folder / MASKS, "trainval_aug has samples", len(whole), expected["trainval_aug"]
-        )
+        expect(self.folder / MASKS, "samples of trainval_aug", len(whole), expected["trainval_aug"])
         for path in self._given_lists():
             _check_list(path, trainaug)
         return {
@@ -135,10 +150,12 @@ class _Build:
         }
 
     def _given_lists(self) -> list[Path]:
-        found = ((find(kind, self.order), kind.marks[0]) for kind in list_kinds())
-        here = [self.folder / LISTS / name for name in _LIST_NAMES]
-        given = [folder / name for folder, name in found if folder]
-        return [path for path in dict.fromkeys([*here, *given]) if path.is_file()]
+        """Lists beside VOC's own and under ``from=``, all of which must agree with what is made."""
+        paths = [self.folder / LISTS / name for name in _LIST_NAMES]
+        for kind in list_kinds():
+            if _is_given(self.order, kind):
+                paths.append(require(kind, self.order) / kind.marks[0])
+        return [path for path in dict.fromkeys(paths) if path.is_file()]
 
     def _images(self, ids: list[str], extra: Extra) -> None:
         """Every image of VOC 2012 is in its tar; a trimmed copy is filled up from SBD's."""
@@ -151,17 +168,16 @@ class _Build:
                     raise DataError("MISSING-FILE", place, "image of trainaug is missing", fix)
                 link_or_copy(source, place)
 
-    def _convert(self, lists: dict[str, list[str]], extra: Extra) -> None:
+    def _convert(self, lists: dict[str, list[str]], extra: Extra, fresh: Path) -> None:
         """Write every mask as an index PNG with VOC's palette; go on where a kill left off."""
-        fresh = self.work / MASKS
         with faults(fresh, 0):
             fresh.mkdir(exist_ok=True)
+        clean(fresh)
         own = {
             name: self.folder / "SegmentationClass" / f"{name}.png" for name in lists["trainval"]
         }
         jobs = [(own.get(n) or extra.masks[n], fresh / f"{n}.png") for n in lists["trainval_aug"]]
         each("convert masks", jobs, lambda job: _index_png(*job), "mask")
-        move(fresh, self.folder / MASKS)
 
 
 def _splits(folder: Path) -> Splits:
@@ -169,7 +185,7 @@ def _splits(folder: Path) -> Splits:
     return {**augmented, "val": VocAug(folder, "val")}
 
 
-def _given_first(order: Order, kind: Kind) -> bool:
+def _is_given(order: Order, kind: Kind) -> bool:
     """Whether ``from=`` leads to this kind."""
     found = find(kind, order)
     return found is not None and any(found.is_relative_to(path) for path in order.given)
@@ -236,7 +252,7 @@ def _index_png(source: Path, target: Path) -> None:
         else:
             return
     labels = read_mat(source) if source.suffix == ".mat" else read_mask(source, VOC)
-    put(target, encode_labels(labels, VOC.colours, VOC.ignore_label))
+    put(target, index_png(labels, VOC))
 
 
 def read_mat(path: Path) -> np.ndarray:
@@ -247,34 +263,13 @@ def read_mat(path: Path) -> np.ndarray:
     """
     with open_file(path) as file:
         content = file.read(_MOST_MAT + 1)
-    _check_expanded(path, content)
     try:
-        found = scipy.io.loadmat(io.BytesIO(content), variable_names=["GTcls"])
-        labels = np.asarray(found["GTcls"]["Segmentation"][0, 0])
-    except MemoryError:
-        raise
-    except Exception as error:  # scipy trips over foreign bytes in many ways
-        what = f"no GTcls.Segmentation can be read ({error or type(error).__name__})"
+        labels = integer_field(content, "GTcls", "Segmentation", _MOST_MAT)
+    except TooLargeError:
+        what = f"expands to more than {_MOST_MAT} bytes"
+        raise RefusedError("ARCHIVE", path, what, "a label map of VOC is far smaller") from None
+    except ValueError as error:
+        what = f"no GTcls.Segmentation can be read ({error})"
         raise DataError("UNREADABLE", path, what, "get SBD again") from error
-    if labels.ndim != 2 or labels.dtype.kind not in "iu" or not labels.size:
-        what = f"GTcls.Segmentation is {labels.dtype} {labels.shape}, not a label map"
-        raise DataError("UNREADABLE", path, what, "get SBD again")
     check_labels(path, labels, VOC)
     return labels.astype(VOC.dtype)
-
-
-def _check_expanded(path: Path, content: bytes) -> None:
-    """Refuse a file whose compressed elements hold more than the budget: scipy has none."""
-    expanded, place = len(content), 128
-    while place + 8 <= len(content) and expanded <= _MOST_MAT:
-        kind, size = struct.unpack_from("<II", content, place)
-        if kind == 15:  # miCOMPRESSED
-            body = content[place + 8 : place + 8 + size]
-            try:
-                expanded += len(zlib.decompressobj().decompress(body, _MOST_MAT))
-            except zlib.error:
-                return  # scipy says what is wrong with it
-        place += 8 + size
-    if expanded > _MOST_MAT:
-        what = f"expands to more than {_MOST_MAT} bytes"
-        raise RefusedError("ARCHIVE", path, what, "a label map of VOC is far smaller")

@@ -4,11 +4,13 @@ import fnmatch
 import json
 import os
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from segkit.errors import DataError
+from segkit.errors import DataError, RefusedError
 from segkit.prepare.archives import Pick, extract
 from segkit.prepare.download import download
 from segkit.prepare.files import link_or_copy, put, settle
@@ -100,7 +102,6 @@ def obtain(kind: Kind, order: Order, pick: Pick, into: Path, hint: str = "") -> 
     earlier = noted(into)
     if into.is_dir() and earlier is not None:
         return earlier
-    note = into.with_name(f"{into.name}.json")
     archive = kind.archive
     downloads = bool(order.download and archive and archive.address)
     hint = "or download=true" if archive and archive.address else hint
@@ -111,20 +112,40 @@ def obtain(kind: Kind, order: Order, pick: Pick, into: Path, hint: str = "") -> 
     assert source is not None
     if source.is_dir():
         record: dict[str, object] = {"name": source.name, "kind": "folder"}
-        put(note, json.dumps(record).encode())
+        note(into, record)
         _take_tree(source, pick, into)
         return record
     assert archive is not None
     record = _checked(source, archive, sums)
-    put(note, json.dumps(record).encode())
+    note(into, record)
     extract(source, into, pick, archive.budget)
     return record
 
 
+@contextmanager
+def whole_or_gone(*units: Path) -> Iterator[None]:
+    """What proves to be no whole set is not kept for the next call, which may have a better one."""
+    try:
+        yield
+    except (DataError, RefusedError):
+        for unit in units:
+            shutil.rmtree(unit, ignore_errors=True)
+        raise
+
+
+def note(into: Path, record: dict[str, object]) -> None:
+    """Remember beside ``into`` what it is made of, before it is there."""
+    put(_note_of(into), json.dumps(record).encode())
+
+
 def noted(into: Path) -> dict[str, object] | None:
-    """What an earlier ``obtain`` of ``into`` returned, wherever the folder has gone since."""
-    note = into.with_name(f"{into.name}.json")
-    return dict(json.loads(note.read_bytes())) if note.is_file() else None
+    """What was noted of ``into``, wherever the folder has gone since."""
+    path = _note_of(into)
+    return dict(json.loads(path.read_bytes())) if path.is_file() else None
+
+
+def _note_of(into: Path) -> Path:
+    return into.with_name(f"{into.name}.json")
 
 
 def _checked(source: Path, archive: Known, sums: Digests | None) -> dict[str, object]:

@@ -3,13 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segkit.data.pairs import FilePairs
 from segkit.data.voc import Voc
 from segkit.errors import DataError
 from segkit.prepare.claim import Prepared, Record, Splits, expect, prepare_once
 from segkit.prepare.files import settle
 from segkit.prepare.known import GIB, Budget, Known
-from segkit.prepare.sources import Kind, Order, check_given, noted, obtain, picking
+from segkit.prepare.sources import Kind, Order, check_given, noted, obtain, picking, whole_or_gone
 from segkit.whole_files import faults
 
 FOLDER = "VOCdevkit/VOC2012"
@@ -83,7 +82,8 @@ def _build(order: Order, facts: Facts, folder: Path, unit: Path) -> list[Record]
         expect_counts(folder, _splits(folder), facts)
         return [noted(unit) or {"name": folder.name, "kind": "in place"}]
     source = obtain(voc_kind(facts), order, _PICK, unit)
-    expect_counts(unit, _splits(unit), facts)
+    with whole_or_gone(unit):
+        expect_counts(unit, _splits(unit), facts)
     move(unit, folder)
     return [source]
 
@@ -95,18 +95,15 @@ def _splits(folder: Path) -> Splits:
 def expect_counts(folder: Path, splits: Splits, facts: Facts) -> None:
     """``DataError`` DATA-COUNT for a split that has not the official number of samples."""
     for split, pairs in splits.items():
-        expect(_list_of(folder, pairs), f"{split} names samples", len(pairs), facts.samples[split])
-
-
-def _list_of(folder: Path, pairs: FilePairs) -> Path:
-    return folder / pairs.layout.list_file
+        where = folder / pairs.layout.list_file
+        expect(where, f"samples of {split}", len(pairs), facts.samples[split])
 
 
 def move(unit: Path, folder: Path) -> None:
     """Give a finished folder its final name."""
-    if folder.exists() and any(folder.iterdir()):
-        what = "is there, but is no whole set"
-        raise DataError("IN-THE-WAY", folder, what, "move it away, or choose another root=")
+    if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
+        fix = "move it away (and give it as from=PATH), or choose another root="
+        raise DataError("IN-THE-WAY", folder, "is there, but is no whole set", fix)
     settle()
     with faults(folder, 0):
         folder.parent.mkdir(parents=True, exist_ok=True)
