@@ -57,6 +57,13 @@ def test_a_new_network_is_the_configs(run: Path) -> None:
         segkit.load(run.parent / "nowhere")
 
 
+@pytest.mark.parametrize("count", [1, 0, -3, True, 2.0, "21"])
+def test_a_network_tells_two_classes_apart_at_least(count: object) -> None:
+    with pytest.raises(ConfigError) as fault:
+        segkit.build(num_classes=count)  # type: ignore[arg-type]
+    assert (fault.value.id, fault.value.where) == ("CFG-RANGE", "num_classes")
+
+
 def test_importing_segkit_costs_nothing() -> None:
     import subprocess
     import sys

@@ -129,6 +129,31 @@ def test_other_classes_and_a_folder_of_ones_own(answer, tmp_path):
     assert max(unit["rate"] for unit in units) == 3
 
 
+def test_a_class_of_ones_own_is_trusted_on_this_command(answer, tmp_path, monkeypatch, capsys):
+    """The config names the class; the command line, and nothing stored, says it may run."""
+    (tmp_path / "own/model").mkdir(parents=True)
+    own = "defaults: [v3]\nmodel: {_target_: my_heads.Mine, channels: 8}\n"
+    (tmp_path / "own/model/mine.yaml").write_text(f"# @package _global_\n{own}")
+    (tmp_path / "my_heads.py").write_text(
+        "from segkit.models.heads.v3 import DeepLabV3\n"
+        "open('canary', 'w').close()\n"
+        "class Mine(DeepLabV3):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for subcommand in ("info", "rf"):
+        words = [subcommand, "model=mine", "backbone=r18", "--config-dir", "own"]
+        assert cli.main(["model", *words]) == 7
+        assert "add --trust MODULE to this command" in capsys.readouterr().err
+        assert not (tmp_path / "canary").exists(), "imported without leave"
+    units = json.loads(answer("info", *words[1:], "--trust", "my_heads", "--json"))["units"]
+    assert units[-1]["name"] == "head.classifier"
+    assert [u["channels"] for u in units if u["name"].startswith("head.aspp")][-1] == 8
+    rows = json.loads(answer("rf", *words[1:], "--trust", "my_heads", "--json"))
+    assert rows[-1]["name"] == "head.classifier"
+    assert (tmp_path / "canary").exists()
+    assert cli.main(["model", *words]) == 7, "leave is for one command"
+
+
 def test_info_for_people(answer):
     page = answer("info", "model=v3", "backbone=r50", "os=16")
     assert "39.049M (39048533)" in page

@@ -104,8 +104,8 @@ def build(
     there: ``imagenet`` (never downloaded here), ``none`` or a path. Raises ``ConfigError``.
     """
     check_stride(os)
-    if not isinstance(num_classes, int) or num_classes < 1:
-        raise ConfigError("RANGE", "num_classes", f"{num_classes!r}", "1 or more")
+    if not isinstance(num_classes, int) or num_classes < 2:
+        raise ConfigError("RANGE", "num_classes", f"{num_classes!r}", "2 or more")
     if isinstance(overrides, str):
         fix = f"a tuple: overrides=({overrides!r},)"
         raise ConfigError("TYPE", "overrides", "is one text", fix)

@@ -76,10 +76,12 @@ class CrossEntropy:
 class HardPixelCrossEntropy(CrossEntropy):
     """Full-size cross entropy of the ``fraction`` of pixels with the largest loss (facts §4.9).
 
-    The released code's ``top_k_percent_pixels`` from step 0 on; no paper uses it. It ranks a
-    replica's whole batch, this ranks each image by itself: so the pixels that count are known
-    before the forward, and neither devices nor accumulated parts change which ones they are. A
-    fraction of an image's valid pixels that is no whole number takes its last pixel in part.
+    The released code's ``top_k_percent_pixels`` as it is at ``hard_example_mining_step=0``, the
+    default: from the first step on. How it comes in over more steps is not in the facts, and no
+    paper uses it. It ranks a replica's whole batch, this ranks each image by itself: so the pixels
+    that count are known before the forward, and neither devices nor accumulated parts change which
+    ones they are. A fraction of an image's valid pixels that is no whole number takes its last
+    pixel in part.
     """
 
     def __init__(self, ignore_label: int, fraction: float = 0.25, aux_weight: float = 0.0) -> None:

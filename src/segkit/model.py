@@ -169,8 +169,11 @@ def built(values: Mapping[str, Any], crop: int, num_classes: int) -> "Anatomy":
 
 def receptive_fields(words: Sequence[str]) -> int:
     """Print name, size, total stride and receptive field of every layer."""
+    from segkit import cli
+
     own, rest = taken(words, ("size", "crop", "layers", "--json"))
-    names = [word for word in rest if "=" not in word and not word.startswith("-")]
+    typed = cli.parse(["train", *rest]).overrides  # without the values of options
+    names = [word for word in typed if "=" not in word]
     if names or "layers" in own:
         rows = listed(own, names, rest)
     elif rest:

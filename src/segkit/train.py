@@ -145,6 +145,9 @@ def weights_of(folder: Path, net: Segmenter, values: parts.Values) -> dict[str, 
         strict=values["pretrained_strict"],
         download=True,
     )
+    if origin.sha256:
+        count, digest = origin.keys_loaded, origin.sha256[:16]
+        print(f"weights: {count} tensors of {origin.file} (sha256 {digest}...)")
     if origin.not_loaded:
         print(f"{origin.file} does not hold, so from random: {', '.join(origin.not_loaded)}")
     recipe.check_loaded(values, net, origin)
