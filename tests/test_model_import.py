@@ -16,6 +16,7 @@ from segkit import cli, restored
 from segkit.data.labels import CAMVID, VOC
 from segkit.errors import ExitCode
 from segkit.model_import import main
+from segkit.models.foreign.sources import SOURCES
 
 SHAPES = 7  # classes of dataset=shapes
 
@@ -74,6 +75,7 @@ def test_a_run_with_one_checkpoint(made, capsys):
         "keys unused: 0",
         "keys missing: 0",
         "run: runs/theirs",
+        "next: segkit predict photos/ ckpt=runs/theirs",
     ):
         assert line in said.splitlines()
     trained = load("theirs")
@@ -154,12 +156,15 @@ def test_a_backbone_alone_leaves_the_head_to_chance(capsys):
     assert "keys unused: 2 (fc.weight, fc.bias)" in said
     assert "keys missing: 32 (head.aspp.branches.0.0.weight, " in said
     assert "starts from random" in said
+    assert "next: segkit train model=v3 backbone=r18 pretrained=theirs.pth" in said.splitlines()
     assert load("theirs").weights["not_loaded"][0] == "head.aspp.branches.0.0.weight"
 
 
 def test_help(capsys):
     assert cli.main(["model", "import", "--help"]) == 0
-    assert "--from torchvision|smp|timm|mnv2-voc" in capsys.readouterr().out.replace("[", "")
+    said = capsys.readouterr().out
+    assert all(name in said for name in SOURCES)
+    assert max(map(len, said.splitlines())) <= 100
 
 
 # -- what it does not take -----------------------------------------------------------------------

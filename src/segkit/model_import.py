@@ -4,6 +4,7 @@ The file gives tensors and nothing else: names and shapes tell which network the
 not tell is typed as config. The run is for eval and predict; there is nothing to resume.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +30,12 @@ from segkit.restored import typed_path
 from segkit.rules import check
 
 USAGE = f"""\
-segkit model import FILE [--from {"|".join(SOURCES)}] [key=value ...]
+segkit model import FILE [--from NAME] [key=value ...]
 
-Turns another project's weights (torch or .safetensors, tensors only) into a run for
-segkit eval ckpt=runs/NAME and segkit predict. Model and backbone are guessed from the file.
+Turns another project's weights into a run for segkit eval ckpt=runs/NAME and segkit predict.
+FILE is torch's (a state dict, or a training script's checkpoint with one), .safetensors or .npz
+(arrays by Keras layer names): tensors only. Model and backbone are guessed from it.
+Projects: {", ".join(SOURCES)}
 
   --from NAME          whose file it is (default: guessed from its keys)
   --config-dir DIR     your own config groups, searched beside the shipped ones
@@ -105,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
     report(imported, guessed=call.source is None)
     folder = write(imported)
     print(f"run: {folder}")
-    print(f"next: segkit predict photos/ ckpt={folder}")
+    print(f"next: {next_command(imported, call, folder)}")
     return ExitCode.OK
 
 
@@ -294,6 +297,16 @@ def report(imported: Imported, *, guessed: bool) -> None:
     print(f"keys missing: {named(imported.missing)}")
     if imported.missing:
         print("what is missing starts from random: this is no trained network yet")
+
+
+def next_command(imported: Imported, call: Call, folder: Path) -> str:
+    """What to type now: with a head from random a training, which the file itself can start."""
+    if not imported.missing:
+        return f"segkit predict photos/ ckpt={folder}"
+    choices = imported.composed.choices
+    network = [f"{key}={choices[key]}" for key in ("model", "backbone")]
+    typed = [o for o in call.overrides if o.partition("=")[0] not in ("model", "backbone", "name")]
+    return shlex.join(["segkit", "train", *network, *typed, f"pretrained={call.file}"])
 
 
 def named(keys: Sequence[str]) -> str:

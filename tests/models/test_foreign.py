@@ -221,7 +221,7 @@ def test_no_two_projects_claim_a_file() -> None:
     files["mnv2-voc"] = dict.fromkeys(
         ("features.0.0.weight", "aspp.b0.weight", "classifier.weight"), torch.zeros(1)
     )
-    assert files.keys() == SOURCES.keys()
+    assert files.keys() <= SOURCES.keys()  # the others' are in test_foreign_keys.py
     for name, tensors in files.items():
         assert [s.name for s in SOURCES.values() if s.recognises(tensors)] == [name]
         assert guess(tensors) is SOURCES[name]

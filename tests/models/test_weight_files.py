@@ -12,6 +12,7 @@ import threading
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -53,6 +54,9 @@ def payloads(canary: Path) -> dict[str, bytes]:
         "exec": torch_bytes({"a": Runs(builtins.exec, code)}),
         "nested": torch_bytes({"a": Runs(torch.storage._load_from_bytes, inner)}),
         "getattr": torch_bytes({"a": Runs(builtins.getattr, Runs(__import__, "os"), "system")}),
+        "beside": torch_bytes({"model": TENSORS, "hook": system}),
+        "inside": torch_bytes({"model": TENSORS, "best": Runs(np.dtype, system)}),
+        "array": torch_bytes({"model": TENSORS, "scores": np.ones(2)}),
         "gzip": gzip.compress(torch_bytes({"a": system})),
         "inst": f"(S'{command}'\nios\nsystem\n.".encode(),
     }
@@ -104,6 +108,20 @@ def test_torch_files_are_read(tmp_path, legacy, prefix):
     assert digest == sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("word", ["model_state", "state_dict", "model"])
+def test_checkpoints_of_training_scripts_are_read(tmp_path, word, legacy):
+    """With what such scripts save beside the network, numbers of NumPy's among it."""
+    sgd = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1, momentum=0.9)
+    beside = {"epoch": 3, "optimizer": sgd.state_dict(), "meta": {"classes": ["a", "b"]}}
+    path = tmp_path / "weights.pth"
+    content = beside | {"best": np.float64(0.7), "accuracy": np.float32(0.9), word: TENSORS}
+    path.write_bytes(torch_bytes(content, _use_new_zipfile_serialization=not legacy))
+    found, _ = read(path)
+    assert all(torch.equal(found[key], TENSORS[key]) for key in TENSORS)
+    assert found.keys() == TENSORS.keys()
+
+
 def test_safetensors_are_read(tmp_path):
     path = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(TENSORS, path)
@@ -127,7 +145,10 @@ SAFE = safetensors.torch.save({"a": torch.zeros(5000)})
         ("zeros.pth", bytes(1000)),
         ("tensor.pth", torch_bytes(torch.zeros(2))),
         ("list.pth", torch_bytes([torch.zeros(2)])),
-        ("nested.pth", torch_bytes({"state_dict": {"a": torch.zeros(2)}})),
+        ("nested.pth", torch_bytes({"network": {"a": torch.zeros(2)}})),
+        ("two.pth", torch_bytes({"model": {"a": torch.zeros(2)}, "state_dict": {}})),
+        ("mixed.pth", torch_bytes({"model": {"a": torch.zeros(2)}, "b": torch.zeros(2)})),
+        ("numbers.pth", torch_bytes({"a": np.float32(1)})),
         ("number.pth", torch_bytes({"a": 1.0})),
         ("key.pth", torch_bytes({1: torch.zeros(2)})),
         ("sparse.pth", torch_bytes({"a": torch.eye(3).to_sparse()})),
