@@ -42,7 +42,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("train mo", ["model="]),
         ("train model=v3 mo", []),
         ("train runtime=c", ["runtime=cpu", "runtime=cuda"]),
-        ("train os=", ["os=8", "os=16", "os=32", "os=64", "os=128", "os=256"]),
+        ("train os=", ["os=4", "os=8", "os=16", "os=32", "os=64", "os=128", "os=256"]),
         ("train os=8,1", ["os=8,16", "os=8,128"]),
         ("train multi_grid=1-2", ["multi_grid=1-2-1", "multi_grid=1-2-3", "multi_grid=1-2-4"]),
         ("train resume=", ["resume=true", "resume=false"]),
@@ -188,7 +188,7 @@ def bash(line: str, *point: str) -> list[str]:
         ("segkit tr", ["train"]),
         ("segkit   train   mo", ["model="]),
         ("segkit train runtime=c", ["cpu", "cuda"]),  # what stands before the = is not replaced
-        ("segkit train os=8,", ["8,8", "8,16", "8,32", "8,64", "8,128", "8,256"]),
+        ("segkit train os=8,", ["8,4", "8,8", "8,16", "8,32", "8,64", "8,128", "8,256"]),
         ("segkit train multi_grid=2", ["2-2-2"]),
         ("segkit train schedule.pol", ["schedule.policy="]),
         ("segkit train schedule.policy=s", ["step"]),
