@@ -81,15 +81,20 @@ def cores() -> int:
 
 
 def dataset_of(values: Values, split: str) -> Dataset:
-    """The data set's ``split``; what stands under ``dataset.val`` holds for the val split only."""
+    """The data set's ``split``."""
+    dataset: Dataset = instantiate.partial(dataset_node(values, split), "dataset")(split=split)
+    return dataset
+
+
+def dataset_node(values: Values, split: str) -> dict[str, Any]:
+    """The data set's keys; what stands under ``dataset.val`` holds for the val split only."""
     node = dict(values["dataset"])
     own = node.get("val") or {}
     if not isinstance(own, Mapping):
         raise ConfigError("TYPE", "dataset.val", f"{own!r} is not a set of keys", "{count: 60}")
     if split == node.get("val_split"):
         node |= own
-    dataset: Dataset = instantiate.partial(node, "dataset")(split=split)
-    return dataset
+    return node
 
 
 def scored_set(values: Values) -> Dataset:

@@ -73,12 +73,13 @@ class Cityscapes(FilePairs):
 
     def _find_ids(self) -> list[str]:
         images, masks = self.root / self.layout.images, self.root / self.layout.masks
-        ids = files_in(images, (self.layout.image_suffix,))
+        ids = files_in(images, (self.layout.image_suffix,), self._refuse)
         if not ids:
             what = f"no image ends in {self.layout.image_suffix}"
             raise DataError("EMPTY-SPLIT", images, what, f"expected: {self.layout.expected}")
         if self.has_labels:
-            check_paired(ids, files_in(masks, (self.layout.mask_suffix,)), images, masks)
+            labelled = files_in(masks, (self.layout.mask_suffix,), self._refuse)
+            check_paired(ids, labelled, images, masks, self._refuse)
         return list(ids)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from segkit.data.description import CLASS_LIST, Description
-from segkit.data.images import MAX_PIXELS
+from segkit.data.images import MAX_PIXELS, Decoded
 from segkit.data.masks import lossy
 from segkit.data.pairs import FilePairs, Layout, read_list
 from segkit.data.tree import check_paired, files_in, shown
@@ -74,8 +74,8 @@ class Folder(FilePairs):
     def mask_path(self, index: int) -> Path:
         return self.root / self.layout.masks / f"{self.ids[index]}{self._mask_endings[index]}"
 
-    def read_label(self, index: int) -> np.ndarray:
-        label = super().read_label(index)
+    def label_of(self, index: int, decoded: Decoded) -> np.ndarray:
+        label = super().label_of(index, decoded)
         if self._may_be_binary and _only_0_and_255(label):
             what = "holds only 0 and 255: is 255 the class 1, or is it void?"
             fix = (
@@ -96,17 +96,18 @@ class Folder(FilePairs):
     def _find_ids(self) -> list[str]:
         image_folder, mask_folder = self.root / self.layout.images, self.root / self.layout.masks
         images, masks = (
-            files_in(image_folder, IMAGE_SUFFIXES),
-            files_in(mask_folder, IMAGE_SUFFIXES),
+            files_in(image_folder, IMAGE_SUFFIXES, self._refuse),
+            files_in(mask_folder, IMAGE_SUFFIXES, self._refuse),
         )
         if no_png := [name for name, ending in masks.items() if ending.lower() != ".png"]:
-            raise lossy(mask_folder / f"{no_png[0]}{masks[no_png[0]]}")
+            self._refuse(lossy(mask_folder / f"{no_png[0]}{masks[no_png[0]]}"))
         ids = self._listed(images, masks)
         if ids is None:
-            check_paired(images, masks, image_folder, mask_folder)
+            check_paired(images, masks, image_folder, mask_folder, self._refuse)
             ids = self._drawn(list(images), image_folder)
-        self._image_endings = np.array([images[name] for name in ids])
-        self._mask_endings = np.array([masks[name] for name in ids])
+        # A file that is not there has no ending: reading its pair names it.
+        self._image_endings = np.array([images.get(name, ".jpg") for name in ids])
+        self._mask_endings = np.array([masks.get(name, ".png") for name in ids])
         return ids
 
     def _listed(self, images: Mapping[str, str], masks: Mapping[str, str]) -> list[str] | None:
@@ -119,11 +120,13 @@ class Folder(FilePairs):
                 raise DataError("MISSING-FILE", path, what, "one name a line")
             return None
         bare = {f"{name}{ending}": name for name, ending in images.items()}
-        ids = sorted({bare.get(name, name) for name in read_list(path, self.layout)})
+        named = read_list(path, self.layout, self._refuse)
+        ids = sorted({bare.get(name, name) for name in named})
         for kind, present in (("image", images), ("mask", masks)):
             if missing := [name for name in ids if name not in present]:
                 what = f"{len(missing)} of {len(ids)} names have no {kind}: {shown(missing)}"
-                raise DataError("MISSING-FILE", path, what, f"expected: {self.layout.expected}")
+                fix = f"expected: {self.layout.expected}"
+                self._refuse(DataError("MISSING-FILE", path, what, fix))
         return ids
 
     def _drawn(self, ids: list[str], folder: Path) -> list[str]:

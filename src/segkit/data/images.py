@@ -30,11 +30,15 @@ _PNG_TAIL = 65536  # bytes searched for the end: some writers append data of the
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture upright and in memory, in Pillow's mode, with the bit depth of the file."""
+    """A picture upright and in memory, in Pillow's mode, with the bit depth of the file.
+
+    ``orientation`` is the EXIF tag (1..8) that it was turned by.
+    """
 
     image: Image.Image
     format: str
     depth: int
+    orientation: int = 1
 
 
 def decode(path: str | Path, max_pixels: int = MAX_PIXELS) -> Decoded:
@@ -56,7 +60,10 @@ def decode(path: str | Path, max_pixels: int = MAX_PIXELS) -> Decoded:
         if form == "PNG":
             _check_png(path, file, getattr(image, "n_frames", 1))
         image.load()  # verify() passes a JPEG cut in half; only decoding finds it
-        return Decoded(_upright(image), form, depth)
+        # Most files carry no tag; exif_transpose would copy them all the same.
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        upright = image if orientation == 1 else ImageOps.exif_transpose(image)
+        return Decoded(upright, form, depth, orientation)
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -66,7 +73,11 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     refused otherwise; 16-bit and CMYK files are refused: dropping bits or guessing a colour space
     would change pixels without a word. Raises what ``decode`` raises.
     """
-    decoded = decode(path, max_pixels)
+    return as_rgb(path, decode(path, max_pixels))
+
+
+def as_rgb(path: str | Path, decoded: Decoded) -> np.ndarray:
+    """``read_image`` of a file that is decoded already."""
     image = decoded.image
     if decoded.depth == 16:
         raise DataError("IMAGE-MODE", path, "16 bits per channel", "save it with 8 bits")
@@ -113,13 +124,6 @@ def _check_png(path: str | Path, file: BinaryIO, frames: int) -> None:
     if _PNG_END not in file.read():
         raise DataError("UNREADABLE", path, "damaged picture (a PNG without its end)")
     file.seek(place)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    # Most files carry no tag; exif_transpose would copy them all the same.
-    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-        return image
-    return ImageOps.exif_transpose(image)
 
 
 @contextmanager

@@ -41,6 +41,18 @@ def read_mask(
     neither in 0..C-1 nor the ignore label, with its value and position.
     """
     decoded = decode(path, max_pixels)
+    return as_labels(path, decoded, labels, colour_table=colour_table, value_table=value_table)
+
+
+def as_labels(
+    path: str | Path,
+    decoded: Decoded,
+    labels: LabelSet,
+    *,
+    colour_table: Mapping[Colour, int] | None = None,
+    value_table: Mapping[int, int] | None = None,
+) -> np.ndarray:
+    """``read_mask`` of a file that is decoded already."""
     if decoded.format != "PNG":
         raise lossy(path)
     if decoded.image.mode in {"RGB", "RGBA", "LA"}:

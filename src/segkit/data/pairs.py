@@ -2,17 +2,18 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from segkit.data.files import read_text
-from segkit.data.images import MAX_PIXELS, check_same_size, read_image
+from segkit.data.images import MAX_PIXELS, Decoded, check_same_size, decode, read_image
 from segkit.data.labels import Colour, LabelSet
-from segkit.data.masks import read_mask
-from segkit.errors import DataError, RefusedError
+from segkit.data.masks import as_labels
+from segkit.data.tree import Refuse, refuse
+from segkit.errors import DataError, RefusedError, SegkitError
 
 MAX_LIST_BYTES = 64 * 2**20
 
@@ -86,17 +87,28 @@ class FilePairs:
 
     def read_label(self, index: int) -> np.ndarray:
         """Labels uint8 or uint16 [H,W], range-checked."""
-        return read_mask(
+        return self.label_of(index, decode(self.mask_path(index), self.max_pixels))
+
+    def label_of(self, index: int, decoded: Decoded) -> np.ndarray:
+        """``read_label`` of a mask that is decoded already."""
+        return as_labels(
             self.mask_path(index),
+            decoded,
             self.labels,
             colour_table=self.colour_table,
             value_table=self.value_table,
-            max_pixels=self.max_pixels,
         )
+
+    def _refuse(self, error: SegkitError, names: Sequence[str] = ()) -> None:
+        """What opening finds wrong, and the names that it is about, all of them.
+
+        Raises it; ``segkit data check`` notes it instead, and goes on with what is left.
+        """
+        refuse(error, names)
 
     def _find_ids(self) -> list[str]:
         """The sorted ids of the samples, whose files are there."""
-        ids = read_list(self.root / self.layout.list_file, self.layout)
+        ids = read_list(self.root / self.layout.list_file, self.layout, self._refuse)
         self._require_files(ids)
         return ids
 
@@ -115,7 +127,7 @@ class FilePairs:
                 raise DataError("MISSING-FILE", where, what)
 
 
-def read_list(path: Path, layout: Layout) -> list[str]:
+def read_list(path: Path, layout: Layout, refuse: Refuse = refuse) -> list[str]:
     """The sorted ids of a list file.
 
     Blank lines, lines that begin with ``#``, a byte order mark, CRLF and blanks around an id are
@@ -123,14 +135,20 @@ def read_list(path: Path, layout: Layout) -> list[str]:
     """
     lines = read_text(path, MAX_LIST_BYTES).splitlines()
     numbered = ((n, line.strip()) for n, line in enumerate(lines, 1))
-    ids = [_id(path, n, line, layout) for n, line in numbered if line and line[0] != "#"]
+    ids: list[str] = []
+    for number, line in numbered:
+        if line and line[0] != "#":
+            try:
+                ids.append(_id(path, number, line, layout))
+            except SegkitError as error:
+                refuse(error)
     if not ids:
-        raise DataError("EMPTY-SPLIT", path, "names no sample", "one id per line")
+        refuse(DataError("EMPTY-SPLIT", path, "names no sample", "one id per line"))
     twice = sorted(i for i, count in Counter(ids).items() if count > 1)
     if twice:
         shown = ", ".join(twice[:3]) + (" ..." if len(twice) > 3 else "")
-        raise DataError("DUPLICATE", path, f"{len(twice)} ids stand there twice: {shown}")
-    return sorted(ids)
+        refuse(DataError("DUPLICATE", path, f"{len(twice)} ids stand there twice: {shown}"), twice)
+    return sorted(set(ids))
 
 
 def _id(path: Path, number: int, line: str, layout: Layout) -> str:

@@ -3,13 +3,25 @@
 import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
-from segkit.errors import DataError
+from segkit.errors import DataError, SegkitError
 
 SHOWN = 3
 
 
-def files_in(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
+class Refuse(Protocol):
+    """What is done about a fault, which is about ``names``: raised, or noted to go on."""
+
+    def __call__(self, error: SegkitError, names: Sequence[str] = ()) -> None: ...
+
+
+def refuse(error: SegkitError, names: Sequence[str] = ()) -> None:  # noqa: ARG001
+    """Raise ``error``."""
+    raise error
+
+
+def files_in(folder: Path, suffixes: Sequence[str], refuse: Refuse = refuse) -> dict[str, str]:
     """Every file below ``folder`` that ends in one of ``suffixes``, in any case: id -> its ending.
 
     An id is the path relative to ``folder`` without the ending, with forward slashes. Names that
@@ -35,12 +47,16 @@ def files_in(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
                 continue
             ending = _ending(entry.name, suffixes)
             if ending:
-                _add(found, folder, str(inner / entry.name.removesuffix(ending)), ending)
+                _add(found, folder, str(inner / entry.name.removesuffix(ending)), ending, refuse)
     return dict(sorted(found.items()))
 
 
 def check_paired(
-    images: Collection[str], masks: Collection[str], image_folder: Path, mask_folder: Path
+    images: Collection[str],
+    masks: Collection[str],
+    image_folder: Path,
+    mask_folder: Path,
+    refuse: Refuse = refuse,
 ) -> None:
     """``DataError`` that names the images without a mask and the masks without an image."""
     without_mask = sorted(set(images) - set(masks))
@@ -54,7 +70,7 @@ def check_paired(
         )
     if told:
         fix = "an image and its mask have the same name up to the ending"
-        raise DataError("ORPHANS", image_folder, "; ".join(told), fix)
+        refuse(DataError("ORPHANS", image_folder, "; ".join(told), fix))
 
 
 def shown(names: Iterable[str]) -> str:
@@ -78,8 +94,8 @@ def _ending(name: str, suffixes: Sequence[str]) -> str:
     return ""
 
 
-def _add(found: dict[str, str], folder: Path, name: str, ending: str) -> None:
+def _add(found: dict[str, str], folder: Path, name: str, ending: str, refuse: Refuse) -> None:
     if name in found:
         what = f"{name}{found[name]} and {name}{ending} have the same name up to the ending"
-        raise DataError("DUPLICATE", folder, what, "keep one of them")
+        refuse(DataError("DUPLICATE", folder, what, "keep one of them"))
     found[name] = ending
