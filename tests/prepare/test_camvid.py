@@ -48,6 +48,13 @@ def test_a_line_of_another_form_is_named(tree: Path, tmp_path: Path, line: str) 
         prepare(Order(tmp_path / "data", (tree,)), SMALL)
 
 
+def test_an_image_that_is_missing_is_named(tree: Path, tmp_path: Path) -> None:
+    (tree / "CamVid/train/a2.png").unlink()
+    with pytest.raises(DataError, match="no such file") as fault:
+        prepare(Order(tmp_path / "data", (tree,)), SMALL)
+    assert fault.value.where == str(tree / "CamVid/train/a2.png")
+
+
 def test_a_label_beyond_void_is_named(tree: Path, tmp_path: Path) -> None:
     path = tree / "CamVid/trainannot/a2.png"
     path.write_bytes(small.picture("L", np.full((small.HEIGHT, small.WIDTH), 12, np.uint8)))

@@ -15,9 +15,9 @@ import numpy as np
 from segkit.data.pairs import FilePairs
 from segkit.errors import DataError, SegkitError
 from segkit.lock import Lock
-from segkit.prepare.files import settle
+from segkit.prepare.files import put, settle
 from segkit.prepare.progress import each
-from segkit.whole_files import clean, faults, write_whole
+from segkit.whole_files import clean, faults
 
 MANIFEST = "segkit-data.json"
 _FORMAT = 1
@@ -60,7 +60,7 @@ def prepare_once(
             sources = build()
             record = _survey(splits(), sources)
             settle()
-            _write(name, folder, record)
+            _write(name, folder, record, work)
         shutil.rmtree(work, ignore_errors=True)
     return Prepared(name, folder, record, is_new)
 
@@ -114,10 +114,10 @@ def _manifest(folder: Path) -> dict[str, Record]:
         return {}
 
 
-def _write(name: str, folder: Path, record: Record) -> None:
+def _write(name: str, folder: Path, record: Record, work: Path) -> None:
     sets = {**_manifest(folder), name: record}
     text = json.dumps({"format": _FORMAT, "sets": sets}, indent=2)
-    write_whole(folder / MANIFEST, text.encode() + b"\n")
+    put(folder / MANIFEST, text.encode() + b"\n", work)
 
 
 def _identity(pairs: FilePairs) -> Record:

@@ -8,15 +8,19 @@ import os
 from pathlib import Path
 from typing import IO
 
+from segkit.data.files import open_file
 from segkit.whole_files import faults, temporary, write_all
 
 _CHUNK = 1 << 20
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def put(path: Path, data: bytes) -> None:
-    """Write a small file, replacing one of that name."""
-    fresh = temporary(path)
+def put(path: Path, data: bytes, work: Path | None = None) -> None:
+    """Write a small file, replacing one of that name.
+
+    What a kill leaves of it lies in ``work``, of the same file system, or else beside ``path``.
+    """
+    fresh = temporary((work or path.parent) / path.name)
     with faults(path, len(data)):
         handle = os.open(fresh, _FLAGS, 0o666)
         try:
@@ -42,21 +46,22 @@ def put_stream(path: Path, content: IO[bytes], limit: int) -> int:
     return written
 
 
-def link_or_copy(source: Path, path: Path) -> None:
+def link_or_copy(source: Path, path: Path, work: Path | None = None) -> None:
     """``source`` under another name: a hard link where the file system takes one, else a copy.
 
-    Lists are copied always: people edit them in place.
+    Lists are copied always: people edit them in place. ``work`` is as for ``put``. Raises
+    ``DataError`` for a source that is no plain file.
     """
     with faults(path, 0):
         path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix != ".txt":
+    if path.suffix != ".txt" and source.is_file():
         try:
             os.link(source.resolve(), path)
             return
         except OSError:
             pass
-    fresh = temporary(path)
-    with source.open("rb") as content, faults(path, size := os.fstat(content.fileno()).st_size):
+    fresh = temporary((work or path.parent) / path.name)
+    with open_file(source) as content, faults(path, size := os.fstat(content.fileno()).st_size):
         put_stream(fresh, content, size)
         fresh.replace(path)
 

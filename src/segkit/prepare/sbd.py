@@ -41,7 +41,7 @@ from segkit.prepare.voc import (
     prepare_voc,
     voc_kind,
 )
-from segkit.whole_files import clean, faults, write_whole
+from segkit.whole_files import clean, faults
 
 MASKS = "SegmentationClassAug"
 _LAYOUT = Layout("voc_aug", FOLDER, "JPEGImages", MASKS, f"{LISTS}/trainaug.txt")
@@ -108,7 +108,9 @@ class _Build:
                 self._convert(lists, extra, fresh)
             move(fresh, self.folder / MASKS)
         for name in ("trainaug", "trainval_aug"):
-            _write_list(self.folder / LISTS / f"{name}.txt", lists[name])
+            path = self.folder / LISTS / f"{name}.txt"
+            if not path.is_file():
+                put(path, "".join(f"{sample}\n" for sample in lists[name]).encode(), self.work)
         expect_counts(self.folder, _splits(self.folder), self.facts)
         return [source]
 
@@ -166,7 +168,7 @@ class _Build:
                 if source is None or not source.is_file():
                     fix = "take VOC's whole JPEGImages"
                     raise DataError("MISSING-FILE", place, "image of trainaug is missing", fix)
-                link_or_copy(source, place)
+                link_or_copy(source, place, self.work)
 
     def _convert(self, lists: dict[str, list[str]], extra: Extra, fresh: Path) -> None:
         """Write every mask as an index PNG with VOC's palette; go on where a kill left off."""
@@ -221,11 +223,6 @@ def _check_list(path: Path, trainaug: list[str]) -> None:
         what = f"names {len(ids)} samples and differs in {len(odd)} from trainaug ({odd[0]}, ...)"
         fix = "trainaug = VOC train and SBD, without VOC val; remove the list, or correct it"
         raise DataError("LIST", path, what, fix)
-
-
-def _write_list(path: Path, ids: list[str]) -> None:
-    if not path.is_file():
-        write_whole(path, "".join(f"{name}\n" for name in ids).encode())
 
 
 def _check_own(folder: Path, ids: list[str]) -> None:
