@@ -43,6 +43,16 @@ def pretrained(name: str, make: Callable[[Sandbox], bytes]) -> Prepare:
     return prepare
 
 
+def imported(name: str) -> Prepare:
+    """Another project's weights that are an attack, under the name ``name``."""
+
+    def prepare(box: Sandbox) -> Sequence[str]:
+        (box.work / name).write_bytes(payloads.formats(attack(box))[name])
+        return ("model", "import", name)
+
+    return prepare
+
+
 def state_file(change: Callable[[dict[str, Any]], object]) -> Prepare:
     """Weights of TINY's backbone with one fault."""
 
@@ -331,6 +341,15 @@ CASES = [
             ),
         )
     ),
+    *(
+        Case("S1", f"import-{name}", imported(name), code, error, name)
+        for name, code, error in (
+            ("zip.pth", 7, "SAFE-PICKLE"),
+            ("wrapped.pth", 7, "SAFE-PICKLE"),
+            ("objects.npz", 7, "SAFE-PICKLE"),
+            ("pickle.safetensors", 4, "CKPT-WEIGHTS-UNREADABLE"),
+        )
+    ),
     Case(
         "S8", "zip-bomb", pretrained("bomb.pth", bomb), 7, "SAFE-ARCHIVE", "bomb.pth", seconds=3.0
     ),
@@ -359,7 +378,12 @@ CASES = [
         "conv1.weight",
     ),
     weights("not-a-dict", lambda _: [1], "UNREADABLE", "weights.pth"),
-    weights("model-key", lambda s: {"model": s}, "UNREADABLE", "'model' is a dict"),
+    weights(
+        "two-models",
+        lambda s: {"model": s, "state_dict": s},
+        "UNREADABLE",
+        "'model' is a dict",
+    ),
     Case(
         "C16",
         "address",

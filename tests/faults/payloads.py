@@ -199,9 +199,21 @@ def formats(call: Call) -> dict[str, bytes]:
         + _global(call.function, 2)
         + _push(call.arguments[0], 1)
         + b"\x85\x81.",
+        "wrapped.pth": zipped({"data.pkl": opcodes({"state_dict": {"conv1.weight": call}})}),
+        "objects.npz": array_of_objects(call),
         "persistent.pth": zipped({"data.pkl": _header(2) + _push(call, 2) + b"Q."}),
         "frame.pth": b"\x80\x04\x95" + struct.pack("<Q", 4) + _push(call, 4) + b".",
     }
+
+
+def array_of_objects(call: Call) -> bytes:
+    """NumPy's archive, whose one array is no numbers but a pickle."""
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n"
+    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + opcodes(call)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("conv1.npy", array)
+    return out.getvalue()
 
 
 def _named_by_inst(function: str) -> bytes:

@@ -18,6 +18,7 @@ from cases_security import TARGETS, at, checkpoints, photo, reseal
 from sandbox import TINY, Sandbox
 
 import segkit
+from segkit import model_import
 from segkit.engine import checkpoint
 from segkit.engine.seal import tensors_from
 from segkit.errors import CheckpointError, RefusedError
@@ -52,6 +53,9 @@ def doors(box: Sandbox) -> dict[str, Callable[[Path], object]]:
         "train pretrained=": read,
         "segkit.build(pretrained=)": lambda file: segkit.build(
             backbone="r_tiny", pretrained=str(file), overrides=("model.channels=8",)
+        ),
+        "segkit model import": lambda file: model_import.import_file(
+            model_import.Call(str(file), overrides=["dataset=shapes"])
         ),
         "eval and predict ckpt=CHECKPOINT": lambda file: checkpoint.load(planted(file)),
         "train resume=true": lambda file: checkpoint.newest(planted(file).parents[1]),
