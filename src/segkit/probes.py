@@ -157,7 +157,7 @@ def known_weights(torch: Any) -> dict[str, list[str]]:
     with torch.device("meta"):
         for name, node in shipped("backbone"):
             net = instantiate.partial(node, "backbone")(output_stride=16, multi_grid=None)
-            if net.imagenet:
+            if net.imagenet and net.imagenet.files:
                 known[name] = [file.name for file in net.imagenet.files]
     return known
 

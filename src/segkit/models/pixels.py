@@ -8,8 +8,8 @@ from typing import Literal
 class Pixels:
     """(RGB / 255 − mean) / std, channel by channel, the order being RGB everywhere.
 
-    What was trained on BGR or on values to 255 (Caffe) has that folded into its first layer before
-    it comes here, so a file and the images it meets cannot disagree about it.
+    What was trained on BGR (Caffe) has the channels of its first layer turned round before it comes
+    here, so a file and the images it meets cannot disagree about it.
     """
 
     mean: tuple[float, float, float]
@@ -18,6 +18,8 @@ class Pixels:
     def __str__(self) -> str:
         if self == SYMMETRIC_PIXELS:
             return "RGB from -1 to 1"
+        if self == CAFFE_PIXELS:
+            return "RGB to 255 minus " + " ".join(f"{255 * value:.3f}" for value in self.mean)
         mean, std = (" ".join(f"{value:.3g}" for value in v) for v in (self.mean, self.std))
         return f"RGB/255, mean {mean}, std {std}"
 

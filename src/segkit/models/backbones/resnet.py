@@ -49,14 +49,15 @@ _KERAS = WeightFile(
     source="Keras Applications' ResNet-50 (MSRA's) under torchvision's names",
 )
 # How arrays come in that nobody has as a torch file.
-_WAY_IN = "under torchvision's key names, kernels as [out, in, h, w], for RGB {}: pretrained=FILE"
+_WAY_IN = "its arrays come in under torchvision's key names, kernels as [out, in, h, w]{}: "
 _CAFFE = {
     50: ImageNetWeights((_KERAS,), unused=("fc.",)),
     101: ImageNetWeights(
         (),
         unused=("fc.",),
-        elsewhere="MSRA's ResNet-101-model.caffemodel, BGR to 255; its arrays come in "
-        + _WAY_IN.format("normalised as torchvision's (the difference folded into conv1)"),
+        elsewhere="MSRA's ResNet-101-model.caffemodel; "
+        + _WAY_IN.format(", conv1 from BGR to RGB")
+        + "pretrained=FILE +backbone.pixels=caffe",
     ),
 }
 # The released code's model zoo (tensorflow/models, research/deeplab/g3doc/model_zoo.md).
@@ -66,8 +67,9 @@ _BETA = {
         unused=("fc.",),
         pixels=SYMMETRIC_PIXELS,
         elsewhere=f"the papers' own is TensorFlow's resnet_v1_{depth}_beta, http://download."
-        f"tensorflow.org/models/resnet_v1_{depth}_2018_05_04.tar.gz; its arrays come in "
-        + _WAY_IN.format("from -1 to 1"),
+        f"tensorflow.org/models/resnet_v1_{depth}_2018_05_04.tar.gz; "
+        + _WAY_IN.format("")
+        + "pretrained=FILE",
     )
     for depth in (50, 101)
 }
