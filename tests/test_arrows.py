@@ -20,6 +20,7 @@ PARTS = {"models", "data", "inference", "losses", "schedules", "optim", "metrics
 ALLOWED = {
     **dict.fromkeys(PARTS, LEAVES),
     "engine": LEAVES | {"metrics"},
+    "check": LEAVES | {"data"},
     "prepare": LEAVES | {"data", "report", "conf_files"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -16,7 +16,7 @@ COMMANDS = {
     "eval": "score a trained model and write score.json",
     "predict": "segment images and folders",
     "model": "sizes, costs and receptive fields of models; import of checkpoints",
-    "data": "prepare data sets",
+    "data": "prepare, check and measure data sets",
     "doctor": "look at this machine: a verdict a line, with what to type",
     "completion": "print the completion script of bash, zsh or fish",
 }

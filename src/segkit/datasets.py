@@ -13,20 +13,34 @@ from segkit.errors import ConfigError, ExitCode
 
 @dataclass(frozen=True)
 class Subcommand:
-    """Where its ``main(argv)`` is, what it does, and the words that TAB offers."""
+    """Where its function of ``argv`` is, what it does, and the words that TAB offers."""
 
     module: str
     summary: str
     words: tuple[str, ...]
+    function: str = "main"
 
 
 DATASETS = ("voc", "voc_aug", "cityscapes", "cityscapes_coarse", "camvid", "folder")
+OWN_WORDS = ("dataset.root=", "split=", "split=train", "split=val", "split=all", "--json")
 
 SUBCOMMANDS = {
     "prepare": Subcommand(
         "segkit.prepare.command",
         "make a data set ready: from archives and folders you have, or by download",
         (*DATASETS, "root=", "from=", "download=true"),
+    ),
+    "check": Subcommand(
+        "segkit.data_check",
+        "decode every pair: what is damaged, wrong, doubled or in training and val at once",
+        (*(f"dataset={name}" for name in (*DATASETS, "shapes")), *OWN_WORDS),
+        "check",
+    ),
+    "stats": Subcommand(
+        "segkit.data_check",
+        "class frequencies and weights, colours, sizes: a table and a picture",
+        (*(f"dataset={name}" for name in (*DATASETS, "shapes")), *OWN_WORDS, "out="),
+        "statistics",
     ),
 }
 
@@ -48,4 +62,5 @@ def main(argv: Sequence[str]) -> int:
     if name not in SUBCOMMANDS:
         fix = "subcommands: " + ", ".join(SUBCOMMANDS) + nearest(name, SUBCOMMANDS)
         raise ConfigError("COMMAND", f"data {name}", "no such subcommand", fix)
-    return int(import_module(SUBCOMMANDS[name].module).main(words))
+    found = SUBCOMMANDS[name]
+    return int(getattr(import_module(found.module), found.function)(words))

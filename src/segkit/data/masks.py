@@ -10,7 +10,7 @@
 An index or grey value is the label itself, or goes through a value table that must know it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import cv2
@@ -23,6 +23,7 @@ from segkit.errors import DataError
 
 # Pillow widens 2-bit and 4-bit grey to 0..255 by these factors.
 _GREY_FACTOR = {2: 0x55, 4: 0x11}
+_COLOURED = ("RGB", "RGBA", "LA")
 
 
 def read_mask(
@@ -55,7 +56,7 @@ def as_labels(
     """``read_mask`` of a file that is decoded already."""
     if decoded.format != "PNG":
         raise lossy(path)
-    if decoded.image.mode in {"RGB", "RGBA", "LA"}:
+    if decoded.image.mode in _COLOURED:
         values = _coloured(path, decoded, colour_table)
     else:
         values = _indexed(path, decoded)
@@ -80,6 +81,33 @@ def check_labels(path: str | Path, values: np.ndarray, labels: LabelSet) -> None
         more = f" and {count - 1} more pixels" if count > 1 else ""
         what = f"label {values[y, x]} at x={x} y={y}{more}"
         raise DataError("LABEL-RANGE", path, what, f"allowed {labels.allowed}")
+
+
+def strange_values(
+    decoded: Decoded,
+    labels: LabelSet,
+    *,
+    colour_table: Mapping[Colour, int] | None = None,
+    value_table: Mapping[int, int] | None = None,
+) -> list[tuple[int | Colour, int]]:
+    """What a mask holds that is no label, the most frequent first, with its count of pixels.
+
+    Values, or RGB colours of a coloured mask; nothing where ``as_labels`` takes every pixel.
+    """
+    found: Iterable[int | Colour]
+    if decoded.image.mode in _COLOURED:
+        packed, counts = np.unique(
+            _pack(np.asarray(decoded.image.convert("RGB"))), return_counts=True
+        )
+        known: Collection[int | Colour] = set(colour_table or ())
+        found = [(c >> 16, c >> 8 & 255, c & 255) for c in packed.tolist()]
+    else:
+        values, counts = np.unique(_indexed("", decoded), return_counts=True)
+        allowed = {*range(labels.num_classes), labels.ignore_label}
+        known = allowed if value_table is None else set(value_table)
+        found = values.tolist()
+    strange = [(v, n) for v, n in zip(found, counts.tolist(), strict=True) if v not in known]
+    return sorted(strange, key=lambda pair: -pair[1])
 
 
 def _indexed(path: str | Path, decoded: Decoded) -> np.ndarray:
