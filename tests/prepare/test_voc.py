@@ -3,12 +3,14 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small_sets as small
 from PIL import Image
+from servers import serving, whole
 
 from segkit.data.labels import VOC
 from segkit.data.masks import read_mask
@@ -155,6 +157,27 @@ def test_from_every_form(
     before = small.fingerprint(has)
     prepared(root, *given, facts=small.facts_of(*found))
     assert small.fingerprint(has) == before, "what the user has is left as it is"
+
+
+def test_by_download_cut_on_the_way(has: Path, tmp_path: Path) -> None:
+    facts, root = archives(has), tmp_path / "data"
+    tar, tgz = ((has / name).read_bytes() for name in (VOC_TAR, SBD_TGZ))
+    shutil.rmtree(has)
+    with serving(tar, whole(upto=5000), whole()) as one, serving(tgz, whole()) as two:
+        online = replace(
+            facts,
+            voc=replace(facts.voc, address=one.address),
+            sbd=replace(facts.sbd, address=two.address),
+        )
+        with pytest.raises(DataError, match="download=true"):
+            sbd.prepare(Order(root), online)
+        assert sbd.prepare(Order(root, download=True), online).is_new
+        check(root / FOLDER)
+        shutil.rmtree(root / "VOCdevkit")
+        assert sbd.prepare(Order(root, download=True), online).is_new
+    assert one.ranges == [None, "bytes=5000-"], "the second time it lies in downloads"
+    assert two.ranges == [None]
+    assert sorted(p.name for p in (root / "downloads").iterdir()) == [VOC_TAR, SBD_TGZ]
 
 
 def test_a_second_call_does_nothing_and_says_so(has: Path, tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def _find(root: str | Path | None, layout: Layout) -> Path:
         )
         fix = (
             f"expected layout: {layout.expected}; set dataset.root=/path or SEGKIT_DATA, "
-            "or try dataset=shapes"
+            f"type segkit data prepare {layout.name}, or try dataset=shapes"
         )
         raise DataError("MISSING", where, what, fix)
     return place
