@@ -23,7 +23,7 @@ UNHASHED = (
 
 # Keys that came after runs had got their names, and what a run does that never heard of them: at
 # that value a key is not in the name.
-LATER = {"schedule.ema": None, "eval.weights": "auto"}
+LATER = {"schedule.ema": None, "eval.weights": "auto", "augment.one_class_max": None}
 
 
 def identity(values: Mapping[str, Any]) -> dict[str, Any]:

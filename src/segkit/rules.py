@@ -64,6 +64,7 @@ RANGES: dict[str, tuple[Check, str]] = {
     "augment.scale_max": (positive, "above 0"),
     "augment.scale_step": (not_negative, "0 (continuous) or more"),
     "augment.flip": (probability, "0 to 1"),
+    "augment.one_class_max": (lambda v: 0 < v <= 1, "above 0 and at most 1, or null for any"),
     "eval.every": (at_least_one, "1 or more, or null for never"),
     "eval.limit": (at_least_one, "1 or more, or null for all"),
     "eval.pictures": (not_negative, "0 or more"),

@@ -83,13 +83,18 @@ class Schedule:
 
 @dataclass
 class Augment:
-    """Joint augmentation of image and mask, in the papers' order."""
+    """Joint augmentation of image and mask, in the papers' order.
+
+    ``one_class_max``: largest share of one class in a crop, else it is drawn again, 10 times at
+    most (null: any). ``extra``: albumentations transforms by name.
+    """
 
     crop: int = 513
     scale_min: float = 0.5
     scale_max: float = 2.0
     scale_step: float = 0.0
     flip: float = 0.5
+    one_class_max: float | None = None
     extra: list[Any] = field(default_factory=list)
 
 

@@ -16,6 +16,7 @@ from segkit import parts, recipe
 from segkit.config import Composed
 from segkit.data.labels import LabelSet
 from segkit.data.loader import Dataset, EvalSample, eval_samples, train_batches
+from segkit.data.normalise import Normalise
 from segkit.data.transforms import TrainTransform
 from segkit.engine import checkpoint
 from segkit.engine.evaluate import evaluate
@@ -209,17 +210,16 @@ def plan(
         set_learning_rate=set_learning_rate,
         loss=parts.loss_of(values, labels),
         batches=batches,
+        normalise=Normalise(start.pixels.mean, start.pixels.std),
     )
 
 
 def transform_of(
     values: parts.Values, start: Segmenter | None, ignore_label: int
 ) -> TrainTransform:
-    """The training augmentation, normalised as the network ``start`` expects its pixels."""
+    """The training augmentation, padding with the mean pixel of the network ``start``."""
     pixels = start.pixels if start else IMAGENET_PIXELS
-    return TrainTransform(
-        **values["augment"], ignore_label=ignore_label, mean=pixels.mean, std=pixels.std
-    )
+    return TrainTransform(**values["augment"], ignore_label=ignore_label, mean=pixels.mean)
 
 
 def optimizer_of(values: parts.Values, rate: float) -> Callable[[nn.Module], torch.optim.Optimizer]:

@@ -12,7 +12,7 @@ from segkit.data.loader import (
     sample_at,
     train_batches,
 )
-from segkit.data.normalise import IMAGENET_MEAN, IMAGENET_STD, normalise
+from segkit.data.normalise import IMAGENET_MEAN, IMAGENET_STD, Normalise, normalise
 from segkit.data.shapes import Shapes
 from segkit.data.transforms import TrainTransform
 from segkit.errors import ConfigError, DataError, EnvironmentFault
@@ -121,10 +121,10 @@ def test_ranks_share_the_global_batch() -> None:
 def test_what_a_batch_is() -> None:
     made = batches()[0]
     assert made.images.shape == (3, 3, 33, 33)
-    assert made.images.dtype == torch.float32
+    assert made.images.dtype == torch.uint8
     assert made.labels.shape == (3, 33, 33)
     assert made.labels.dtype == torch.uint8
-    assert made.images.is_contiguous()
+    assert made.images.is_contiguous(memory_format=torch.channels_last)
     assert made.ids == [f"train-{index:06d}" for index in made.indices]
 
 
@@ -215,7 +215,7 @@ def test_faults_of_samples_arrive_named(workers: int, error, kind, line: str) ->
 def test_faults_of_the_augmentation_arrive_named(workers: int) -> None:
     class Wrong(TrainTransform):
         def __call__(self, rgb, label, seed):  # noqa: ARG002
-            return np.zeros((3, 5, 5), np.float32), label
+            return np.zeros((5, 5, 3), np.uint8), label
 
     with pytest.raises(DataError, match=r"sample train-.* augmenting failed"):
         batches(augment=Wrong(33), workers=workers)
@@ -246,4 +246,4 @@ def test_training_and_evaluation_normalise_alike() -> None:
     sample = next(iter(eval_samples(dataset, **STATISTICS)))
     still = TrainTransform(33, scale_min=1, scale_max=1, flip=0)
     made = batches(dataset, still, batch=1, last=1)[0]
-    assert torch.equal(sample.image, made.images[0])
+    assert torch.equal(sample.image, Normalise(**STATISTICS)(made.images)[0])

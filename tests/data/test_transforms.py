@@ -1,9 +1,21 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import torch
 
-from segkit.data.normalise import IMAGENET_MEAN, IMAGENET_STD, denormalise, normalise
+from segkit.data.normalise import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Normalise,
+    denormalise,
+    mean_pixel,
+    normalise,
+)
 from segkit.data.transforms import TrainTransform
 from segkit.errors import ConfigError
+from segkit.models.pixels import CAFFE_PIXELS, IMAGENET_PIXELS, SYMMETRIC_PIXELS, Pixels
 
 PLAIN = {"scale_min": 1.0, "scale_max": 1.0, "flip": 0.0}
 
@@ -16,9 +28,7 @@ def coordinates(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return rgb, (x // 4 + 64 * (y // 4 % 2)).astype(np.uint8)
 
 
-def bytes_of(image: np.ndarray) -> np.ndarray:
-    """The bytes [h,w,3] that were normalised, unrounded."""
-    return (image.transpose(1, 2, 0) * IMAGENET_STD + IMAGENET_MEAN) * 255
+FILL = mean_pixel(IMAGENET_MEAN)
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
@@ -27,8 +37,8 @@ def test_image_and_label_stay_aligned(seed: int, flip: float) -> None:
     rgb, label = coordinates(180, 240)
     image, crop = TrainTransform(97, flip=flip)(rgb, label, seed)
     valid = crop != 255
-    assert (image[:, ~valid] == 0).all()
-    column, row, blue = np.moveaxis(bytes_of(image)[valid], -1, 0)
+    assert (image[~valid] == FILL).all()
+    column, row, blue = np.moveaxis(image[valid].astype(float), -1, 0)
     assert np.allclose(blue, 77, atol=0.6)
     # A sample point in the pixel of column c has interpolated red within c ± 1/2; cv2 adds 1/32
     # pixel and the rounding to bytes another 1/2.
@@ -39,34 +49,34 @@ def test_image_and_label_stay_aligned(seed: int, flip: float) -> None:
     inside = np.abs((row + 0.5) % 4 - 2) < 2 - 0.7  # away from the border between two bands
     assert (odd == crop[valid] // 64)[inside].all()
     # Left to right the red grows, unless flipped.
-    middle = bytes_of(image)[48, :, 0][valid[48]]
+    middle = image[48, :, 0][valid[48]].astype(int)
     assert np.sign(middle[-1] - middle[0]) == (-1 if flip else 1)
 
 
 def test_without_randomness_it_is_a_crop() -> None:
     rgb, label = coordinates(33, 33)
     image, crop = TrainTransform(33, **PLAIN)(rgb, label, 5)
-    assert image.dtype == np.float32
-    assert np.array_equal(image, normalise(rgb, IMAGENET_MEAN, IMAGENET_STD).transpose(2, 0, 1))
+    assert image.dtype == np.uint8
+    assert np.array_equal(image, rgb)
     assert np.array_equal(crop, label)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 90), (90, 1), (2, 2), (20, 64), (65, 64), (200, 30)])
 @pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_padding_is_exactly_the_mean_and_void(shape: tuple[int, int], flip: float) -> None:
+def test_padding_is_the_mean_pixel_and_void(shape: tuple[int, int], flip: float) -> None:
     rgb = np.full((*shape, 3), 255, np.uint8)
     label = np.full(shape, 3, np.uint8)
     image, crop = TrainTransform(65, scale_min=1, scale_max=1, flip=flip)(rgb, label, 0)
     if flip:
-        image, crop = image[:, :, ::-1], crop[:, ::-1]
+        image, crop = image[:, ::-1], crop[:, ::-1]
     height, width = min(shape[0], 65), min(shape[1], 65)
-    assert image.shape == (3, 65, 65)
+    assert image.shape == (65, 65, 3)
     assert (crop[:height, :width] == 3).all()
-    assert (image[:, :height, :width] > 2).all()
+    assert (image[:height, :width] == 255).all()
     assert (crop[height:] == 255).all()
     assert (crop[:, width:] == 255).all()
-    assert not image[:, height:].any()
-    assert not image[:, :, width:].any()
+    assert (image[height:] == FILL).all()
+    assert (image[:, width:] == FILL).all()
 
 
 def test_no_label_is_invented() -> None:
@@ -100,7 +110,7 @@ def drawn(transform: TrainTransform, count: int) -> tuple[np.ndarray, np.ndarray
     for seed in range(count):
         image, crop = transform(rgb, label, seed)
         widths.append((crop[0] != 255).sum())
-        flips.append(bool(crop[0, 0] == 255 or image[0, 0, 0] > image[0, 0, -1]))
+        flips.append(bool(crop[0, 0] == 255 or image[0, 0, 0] > image[0, -1, 0]))
     return np.array(widths) / 200, np.array(flips)
 
 
@@ -122,8 +132,8 @@ def test_the_original_grid_has_seven_scales() -> None:
 def test_crops_reach_every_corner() -> None:
     rgb, label = coordinates(40, 50)
     transform = TrainTransform(33, **PLAIN)
-    corners = [bytes_of(transform(rgb, label, seed)[0])[0, 0] for seed in range(1200)]
-    seen = {tuple(corner[:2].round().astype(int)) for corner in corners}
+    corners = [transform(rgb, label, seed)[0][0, 0] for seed in range(1200)]
+    seen = {tuple(map(int, corner[:2])) for corner in corners}
     assert seen == {(x, y) for x in range(18) for y in range(8)}
 
 
@@ -131,7 +141,7 @@ def test_crops_of_two_sides() -> None:
     transform = TrainTransform([33, 65])
     assert transform.size == (33, 65)
     image, crop = transform(*coordinates(100, 100), 0)
-    assert (image.shape, crop.shape) == ((3, 33, 65), (33, 65))
+    assert (image.shape, crop.shape) == ((33, 65, 3), (33, 65))
 
 
 def test_extra_transforms_run_and_are_seeded() -> None:
@@ -182,6 +192,8 @@ def test_an_extra_may_not_outgrow_the_crop() -> None:
         ({"crop": 33, "scale_step": -0.25}, "scale_step"),
         ({"crop": 33, "flip": 1.5}, "flip"),
         ({"crop": 33, "flip": float("nan")}, "flip"),
+        ({"crop": 33, "one_class_max": 0.0}, "one_class_max"),
+        ({"crop": 33, "one_class_max": 1.01}, "one_class_max"),
     ],
 )
 def test_values_out_of_range_name_their_key(arguments: dict, key: str) -> None:
@@ -195,3 +207,67 @@ def test_normalising_goes_there_and_back() -> None:
     assert np.allclose(image, (rgb / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD))
     back = denormalise(image.transpose(2, 0, 1), IMAGENET_MEAN, IMAGENET_STD)
     assert np.array_equal(back, rgb)
+
+
+@pytest.mark.parametrize("statistics", [IMAGENET_PIXELS, SYMMETRIC_PIXELS, CAFFE_PIXELS], ids=str)
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu), "meta"], ids=str
+)
+def test_normalising_on_the_device_gives_the_same_bits(statistics: Pixels, device: str) -> None:
+    values = np.arange(256, dtype=np.uint8)
+    rgb = np.dstack([values, values[::-1], np.roll(values, 7)]).reshape(16, 16, 3)
+    expected = normalise(rgb, statistics.mean, statistics.std)
+    bytes_ = torch.from_numpy(np.stack([rgb, rgb[::-1].copy()])).permute(0, 3, 1, 2)
+    made = Normalise(statistics.mean, statistics.std)(bytes_.to(device))
+    assert (made.shape, made.dtype) == ((2, 3, 16, 16), torch.float32)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    if device != "meta":
+        assert np.array_equal(made[0].cpu().permute(1, 2, 0).numpy(), expected)
+        assert np.array_equal(made[1].cpu().permute(1, 2, 0).numpy(), expected[::-1])
+
+
+def test_the_table_that_a_gpu_reads_gives_the_same_bits() -> None:
+    """What the device does, done here: cv2 cannot."""
+    made = Normalise(IMAGENET_MEAN, IMAGENET_STD)
+    rgb = np.random.default_rng(1).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    places = (torch.from_numpy(rgb).int() + made._offset).flatten()
+    looked_up = made._table.index_select(0, places).view(5, 7, 3).numpy()
+    assert np.array_equal(looked_up, normalise(rgb, IMAGENET_MEAN, IMAGENET_STD))
+
+
+@pytest.mark.parametrize("statistics", [IMAGENET_PIXELS, SYMMETRIC_PIXELS, CAFFE_PIXELS], ids=str)
+def test_padding_is_nearly_0_once_normalised(statistics: Pixels) -> None:
+    fill = np.array([[mean_pixel(statistics.mean)]], np.uint8)
+    off = np.abs(normalise(fill, statistics.mean, statistics.std))
+    assert (off <= 0.5001 / 255 / np.array(statistics.std)).all()
+    assert statistics == CAFFE_PIXELS or off.max() <= 0.009
+
+
+def test_a_crop_of_one_class_is_drawn_again() -> None:
+    """A picture whose right half is another class: few crops of it show both."""
+    label = np.zeros((40, 400), np.uint8)
+    label[:, 200:] = 1
+    label[::2] = 255  # does not count
+    rgb = np.zeros((40, 400, 3), np.uint8)
+
+    def shares(one_class_max: float | None) -> list[float]:
+        transform = TrainTransform((40, 80), **PLAIN, one_class_max=one_class_max)
+        crops = [transform(rgb, label, seed)[1] for seed in range(60)]
+        counts = [np.bincount(crop[crop != 255], minlength=2) for crop in crops]
+        return [count.max() / count.sum() for count in counts]
+
+    free, capped = np.array(shares(None)), np.array(shares(0.75))
+    mixed = free <= 0.75
+    assert (free[mixed] == capped[mixed]).all(), "the first draw was good enough"
+    assert mixed.mean() < 0.3
+    assert (capped <= 0.75).mean() > 0.6  # 1 - 0.88 ** 10 = 0.72; the tenth is taken as it is
+    assert shares(0.75) == capped.tolist(), "a function of the seed"
+
+
+def test_albumentations_is_imported_for_extras_only() -> None:
+    code = (
+        "import sys; from segkit.data.transforms import TrainTransform as T; T(33); "
+        "assert 'albumentations' not in sys.modules; T(33, extra=['Blur']); "
+        "assert 'albumentations' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -120,6 +120,7 @@ def plan(stage: int, steps: int, *, saw: Any = lambda *_: None, **changes: Any) 
         set_learning_rate=set_learning_rate,
         loss=CrossEntropy(255),
         batches=batches(stage, 4, steps, saw),
+        normalise=lambda images: images,
     )
     return replace(made, **changes)
 

@@ -43,15 +43,14 @@ def again(facts: dict[str, list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """The batch, by what the file says and the run's config."""
     data = Shapes("train", size=33, count=8)
     augment = TrainTransform(
-        crop=33, scale_min=0.75, scale_max=1.5, ignore_label=255,
-        mean=IMAGENET_PIXELS.mean, std=IMAGENET_PIXELS.std,
+        crop=33, scale_min=0.75, scale_max=1.5, ignore_label=255, mean=IMAGENET_PIXELS.mean
     )  # fmt: skip
     pairs = [
         augment(*data.read(index), seed)
         for index, seed in zip(facts["indices"], facts["augment_seeds"], strict=True)
     ]
     images, labels = (np.stack(part) for part in zip(*pairs, strict=True))
-    return torch.from_numpy(images), torch.from_numpy(labels)
+    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
 
 
 def test_large_logits_in_half_precision(box: Sandbox) -> None:

@@ -42,13 +42,15 @@ class Augment(Protocol):
     def __call__(
         self, rgb: np.ndarray, label: np.ndarray, seed: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """float32 [3,h,w] and labels [h,w]; every draw follows from ``seed``."""
+        """uint8 [h,w,3] and labels [h,w]; every draw follows from ``seed``."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """``images`` float32 [B,3,h,w]; ``labels`` [B,h,w], uint8 up to 255 classes, else int32.
+    """``images`` uint8 [B,3,h,w]; ``labels`` [B,h,w], uint8 up to 255 classes, else int32.
 
+    The channels of a pixel lie beside each other (``torch.channels_last``): as pictures come and
+    convolutions want them, so that nobody on the way turns them round.
     They are this rank's share; the rest is that of the whole step. ``seeds`` are what the
     augmentation of each sample drew from.
     """
@@ -128,7 +130,7 @@ def train_batches(
         )
     share = batch // world
     slots = max(1, workers * prefetch)
-    images = shared_array((slots, share, 3, *augment.size), np.float32)
+    images = shared_array((slots, share, *augment.size, 3), np.uint8)
     label_type = np.dtype(np.uint8 if dataset.labels.num_classes <= 255 else np.int32)
     labels = shared_array((slots, share, *augment.size), label_type)
     count = len(dataset)
@@ -207,8 +209,8 @@ def _batches(
         for slot, epochs, indices in results:
             ids = [str(dataset.ids[index]) for index in indices]
             seeds = list(map(seed_of, epochs, indices))
-            share = _copy(images[slot], pin), _copy(labels[slot], pin)
-            yield Batch(*share, ids, epochs, indices, seeds)
+            pictures = _copy(images[slot], pin).permute(0, 3, 1, 2)
+            yield Batch(pictures, _copy(labels[slot], pin), ids, epochs, indices, seeds)
     finally:
         results.close()  # type: ignore[attr-defined]
 
@@ -246,7 +248,7 @@ def _augmented(
 ) -> tuple[np.ndarray, np.ndarray]:
     try:
         image, label = augment(rgb, label, seed)
-        if image.shape != (3, *augment.size) or label.shape != augment.size:
+        if image.shape != (*augment.size, 3) or label.shape != augment.size:
             raise ValueError(f"made {image.shape} and {label.shape}, not {augment.size}")
         return image, label
     except Exception as error:

@@ -1,100 +1,35 @@
-"""Training augmentation: scale, pad, crop, flip, normalise (facts 8, "order").
-
-Only this file imports albumentations; it takes a second, and evaluation has no use for it.
-"""
+"""Training augmentation: scale, crop, pad, flip (facts 8, "order"), bytes in and bytes out."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from typing import Any
+from random import Random
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
-# At its first import albumentations asks a server for its newest version; nothing here may.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-import albumentations as A
-
 from segkit.data.geometry import Window, resample_image, resample_label, scaled_size
-from segkit.data.normalise import IMAGENET_MEAN, IMAGENET_STD, normalise
+from segkit.data.normalise import IMAGENET_MEAN, mean_pixel
 from segkit.errors import ConfigError
 from segkit.randomness import integer
 
-ExtraTransform = str | Mapping[str, Mapping[str, Any]]
+if TYPE_CHECKING:
+    from segkit.data.extra_transforms import ExtraTransforms
 
-
-class ScaleCrop(A.DualTransform):
-    """The part of a random crop of a randomly scaled image that shows the image.
-
-    Smaller than the crop where the scaled image is: ``NormalisePad`` fills the rest.
-    """
-
-    def __init__(
-        self, crop: tuple[int, int], scale_min: float, scale_max: float, scale_step: float
-    ) -> None:
-        super().__init__(p=1.0)
-        self.crop = crop
-        self.scale_min, self.scale_max, self.scale_step = scale_min, scale_max, scale_step
-
-    def get_params_dependent_on_data(
-        self,
-        params: dict[str, Any],  # noqa: ARG002 (albumentations' signature)
-        data: dict[str, Any],
-    ) -> dict[str, Any]:
-        rows, cols = data["image"].shape[:2]
-        scaled = scaled_size(rows, cols, self._scale())
-        height, width = (min(c, s) for c, s in zip(self.crop, scaled, strict=True))
-        top = self.py_random.randint(0, scaled[0] - height)
-        left = self.py_random.randint(0, scaled[1] - width)
-        return {"window": Window(scaled, top, left, height, width)}
-
-    def apply(self, img: np.ndarray, window: Window, **_: Any) -> np.ndarray:
-        return resample_image(img, window)
-
-    def apply_to_mask(self, mask: np.ndarray, window: Window, **_: Any) -> np.ndarray:
-        return resample_label(mask, window)
-
-    def _scale(self) -> float:
-        if not self.scale_step:
-            return self.py_random.uniform(self.scale_min, self.scale_max)
-        steps = round((self.scale_max - self.scale_min) / self.scale_step)
-        return self.scale_min + self.scale_step * self.py_random.randint(0, steps)
-
-
-class NormalisePad(A.DualTransform):
-    """Normalise; pad right and bottom with the mean pixel, which is 0, and the ignore label."""
-
-    def __init__(
-        self,
-        crop: tuple[int, int],
-        ignore_label: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-    ) -> None:
-        super().__init__(p=1.0)
-        self.crop, self.ignore_label, self.mean, self.std = crop, ignore_label, mean, std
-
-    def apply(self, img: np.ndarray, **_: Any) -> np.ndarray:
-        if img.dtype != np.uint8 or img.shape[0] > self.crop[0] or img.shape[1] > self.crop[1]:
-            what = f"they made {img.dtype} {img.shape} of a crop of {self.crop}"
-            raise ConfigError("TRANSFORM", EXTRA_KEY, what, "uint8, not larger than the crop")
-        padded = np.zeros((*self.crop, 3), np.float32)
-        padded[: img.shape[0], : img.shape[1]] = normalise(img, self.mean, self.std)
-        return padded
-
-    def apply_to_mask(self, mask: np.ndarray, **_: Any) -> np.ndarray:
-        padded = np.full(self.crop, self.ignore_label, mask.dtype)
-        padded[: mask.shape[0], : mask.shape[1]] = mask
-        return padded
+CROP_TRIES = 10
 
 
 class TrainTransform:
-    """RGB uint8 [H,W,3] and labels [H,W] to float32 [3,h,w] and labels [h,w] of the crop's size.
+    """RGB uint8 [H,W,3] and labels [H,W] to uint8 [h,w,3] and labels [h,w] of the crop's size.
 
     ``crop`` is a side or (height, width). The scale is continuous in [scale_min, scale_max], or on
     a grid of ``scale_step`` (0.25 in the original code, facts 4.9). ``flip`` is a probability.
+    Where a crop's labelled pixels are of one class to more than ``one_class_max``, another is
+    drawn, at the same scale and ten times at most. What the scaled image does not fill, right and
+    below, is void and the mean pixel in bytes: half a grey level off 0 at most once normalised,
+    0.009 of a standard deviation with ImageNet's statistics.
     ``extra`` names albumentations transforms, as ``"GaussNoise"`` or ``{"Rotate": {"limit": 10,
-    "fill_mask": 255}}``; they run between crop and normalisation and see the picture unpadded.
+    "fill_mask": 255}}``; they run on the crop and see the picture unpadded.
     Raises ``ConfigError`` for values out of range and transforms that do not exist.
     """
 
@@ -105,36 +40,77 @@ class TrainTransform:
         scale_max: float = 2.0,
         scale_step: float = 0.0,
         flip: float = 0.5,
+        one_class_max: float | None = None,
         ignore_label: int = 255,
         mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        extra: Sequence[ExtraTransform] = (),
+        extra: Sequence[str | Mapping[str, Mapping[str, Any]]] = (),
     ) -> None:
         self.size = _size(crop)
         _check_scales(scale_min, scale_max, scale_step)
-        if not 0 <= flip <= 1:
-            raise ConfigError("RANGE", "augment.flip", f"{flip}", "a probability, 0 to 1")
-        self._pipeline = A.Compose(
-            [
-                ScaleCrop(self.size, scale_min, scale_max, scale_step),
-                *(_extra(number, spec) for number, spec in enumerate(extra)),
-                NormalisePad(self.size, ignore_label, tuple(mean), tuple(std)),
-                A.HorizontalFlip(p=flip),
-            ]
-        )
+        _check_shares(flip, one_class_max)
+        self.scale_min, self.scale_max, self.scale_step = scale_min, scale_max, scale_step
+        self.flip, self.one_class_max, self.ignore_label = flip, one_class_max, ignore_label
+        self.fill = mean_pixel(mean)
+        self._extra_count, self._extra = len(extra), _extra(extra)
 
     def __call__(
         self, rgb: np.ndarray, label: np.ndarray, seed: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Every draw follows from ``seed``."""
-        # Compose would seed all its transforms alike: the scale would then decide the flip.
-        for number, transform in enumerate(self._pipeline.transforms):
-            transform.set_random_seed(integer(seed, "transform", number))
-        result = self._pipeline(image=rgb, mask=label)
-        return result["image"].transpose(2, 0, 1), result["mask"]
+        window, truth = self._drawn(label, Random(integer(seed, "transform", 0)))
+        picture = resample_image(rgb, window)
+        after = self._extra_count + 1
+        if self._extra:
+            seeds = [integer(seed, "transform", number) for number in range(1, after)]
+            picture, truth = self._extra(picture, truth, seeds)
+        picture, truth = self._padded(picture, truth)
+        if Random(integer(seed, "transform", after + 1)).random() < self.flip:
+            picture, truth = cv2.flip(picture, 1), cv2.flip(truth, 1)
+        return picture, truth
+
+    def _drawn(self, label: np.ndarray, draw: Random) -> tuple[Window, np.ndarray]:
+        """The part of the scaled image that a crop shows, and its labels."""
+        scaled = scaled_size(label.shape[0], label.shape[1], self._scale(draw))
+        height, width = (min(c, s) for c, s in zip(self.size, scaled, strict=True))
+        for _ in range(CROP_TRIES):
+            top = draw.randint(0, scaled[0] - height)
+            left = draw.randint(0, scaled[1] - width)
+            window = Window(scaled, top, left, height, width)
+            truth = resample_label(label, window)
+            if self.one_class_max is None or self._is_mixed(truth):
+                break
+        return window, truth
+
+    def _scale(self, draw: Random) -> float:
+        if not self.scale_step:
+            return draw.uniform(self.scale_min, self.scale_max)
+        steps = round((self.scale_max - self.scale_min) / self.scale_step)
+        return self.scale_min + self.scale_step * draw.randint(0, steps)
+
+    def _is_mixed(self, label: np.ndarray) -> bool:
+        assert self.one_class_max is not None
+        counts = np.bincount(label.ravel(), minlength=self.ignore_label + 1)
+        counts[self.ignore_label] = 0
+        return bool(counts.any() and counts.max() <= self.one_class_max * counts.sum())
+
+    def _padded(self, rgb: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if rgb.shape[:2] == self.size and rgb.dtype == np.uint8:
+            return rgb, label
+        if rgb.dtype != np.uint8 or rgb.shape[0] > self.size[0] or rgb.shape[1] > self.size[1]:
+            what = f"they made {rgb.dtype} {rgb.shape} of a crop of {self.size}"
+            raise ConfigError("TRANSFORM", "augment.extra", what, "uint8, not larger than the crop")
+        below, right = self.size[0] - rgb.shape[0], self.size[1] - rgb.shape[1]
+        edges = (0, below, 0, right, cv2.BORDER_CONSTANT)
+        picture = cv2.copyMakeBorder(rgb, *edges, value=self.fill)
+        return picture, cv2.copyMakeBorder(label, *edges, value=self.ignore_label)
 
 
-EXTRA_KEY = "augment.extra"
+def _extra(specs: Sequence[Any]) -> "ExtraTransforms | None":
+    if not specs:
+        return None
+    from segkit.data.extra_transforms import ExtraTransforms  # it takes a second to import
+
+    return ExtraTransforms(specs)
 
 
 def _size(crop: int | Sequence[int]) -> tuple[int, int]:
@@ -152,27 +128,9 @@ def _check_scales(low: float, high: float, step: float) -> None:
         raise ConfigError("RANGE", "augment.scale_step", f"{step}", "0 (continuous) or a step")
 
 
-def _extra(number: int, spec: ExtraTransform) -> A.BasicTransform:
-    where = f"{EXTRA_KEY}.{number}"
-    if not isinstance(spec, str) and not (isinstance(spec, Mapping) and len(spec) == 1):
-        raise ConfigError("TRANSFORM", where, f"{spec!r}", "Name or {Name: {argument: value}}")
-    name, arguments = (spec, {}) if isinstance(spec, str) else next(iter(spec.items()))
-    known = _transforms()
-    if name not in known:
-        near = get_close_matches(str(name), known, n=3) or sorted(known)[:3]
-        what = f"albumentations has no transform {name!r}"
-        raise ConfigError("TRANSFORM", where, what, f"nearest: {', '.join(near)}")
-    try:
-        return known[name](**(arguments or {}), strict=True)
-    except (TypeError, ValueError) as error:
-        raise ConfigError("TRANSFORM", where, f"{name}: {error}") from error
-
-
-def _transforms() -> dict[str, type[A.BasicTransform]]:
-    return {
-        name: value
-        for name, value in vars(A).items()
-        if isinstance(value, type)
-        and issubclass(value, A.BasicTransform)
-        and value.__module__.startswith("albumentations.augmentations.")  # no base classes
-    }
+def _check_shares(flip: float, one_class_max: float | None) -> None:
+    if not 0 <= flip <= 1:
+        raise ConfigError("RANGE", "augment.flip", f"{flip}", "a probability, 0 to 1")
+    if one_class_max is not None and not 0 < one_class_max <= 1:
+        fix = "a share above 0 and at most 1, or null"
+        raise ConfigError("RANGE", "augment.one_class_max", f"{one_class_max}", fix)
