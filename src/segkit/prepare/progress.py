@@ -48,7 +48,9 @@ def each(
     Threads, for decoders, encoders and zlib release the interpreter's lock, and no process can be
     left behind by a kill. The first exception ends it, with no further item begun.
     """
-    pool = ThreadPoolExecutor(min(_MOST_THREADS, len(os.sched_getaffinity(0))))
+    own = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if own else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(min(_MOST_THREADS, cores))
     try:
         futures = [pool.submit(work, item) for item in items]
         with bar(label, len(items), unit) as advance:
