@@ -302,7 +302,7 @@ def test_help(answer, words):
     [
         ("model ", ["info", "rf", "valid-weights", "weights", "import", "--help"]),
         ("model weights ", ["backbone=", "accept=", "--json"]),
-        ("model weights backbone=r50_", ["backbone=r50_beta", "backbone=r50_caffe"]),
+        ("model weights backbone=r50_b", ["backbone=r50_beta"]),
         ("model info backb", ["backbone="]),
         ("model info os=1", ["os=16", "os=128"]),
         ("model info cro", ["crop="]),

@@ -282,7 +282,7 @@ def test_multi_grid_is_accepted(name):
     [
         (51, "torchvision", "depth"),
         (0, "caffe", "depth"),
-        (50, "v1c", "style"),
+        (50, "v1d", "style"),
         (18, "caffe", "style"),
         (34, "beta", "style"),
     ],
