@@ -85,12 +85,15 @@ def of_split(survey: Survey) -> Iterator[Finding]:
     ignored = survey.labels.ignore_label
     where = place(survey)
     if survey.total and survey.void == survey.total:
-        what = f"every pixel of every mask is {ignored}: nothing can be learned or scored"
+        what = (
+            f"every pixel of every mask of {survey.split} is {ignored}: nothing to learn or score"
+        )
         yield Finding("error", "DATA-VOID-SPLIT", where, what, "", survey.split)
         return
     unused = [name for name, n in zip(survey.labels.names, survey.images, strict=True) if n == 0]
     if survey.total and len(unused) == survey.labels.num_classes - 1 and survey.void:
-        what = f"every mask holds label {int(np.argmax(survey.images))} and {ignored} alone"
+        label = int(np.argmax(survey.images))
+        what = f"every mask of {survey.split} holds {label} and {ignored} alone"
         fix = f"if {ignored} is a class and not void, give dataset.values or another ignore_label"
         yield Finding("warning", "DATA-BINARY", where, what, fix, survey.split)
     elif survey.total and unused:

@@ -1,0 +1,6 @@
+"""The room's tests import their makers as ``pictures`` and ``small_folders``."""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "data")]

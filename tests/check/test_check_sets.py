@@ -1,0 +1,272 @@
+"""segkit data check: rows D12, D15 and D16, leaks, twins, and the words of the command."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import encoded, jpeg, png, write
+from PIL import Image
+from small_folders import HEIGHT, WIDTH, SmallFolder, checked, mask, photo, wheres
+
+from segkit import cli
+from segkit.check.leaks import alike
+from segkit.completion import completions
+from segkit.errors import ExitCode
+
+Capsys = pytest.CaptureFixture[str]
+VOID = png(np.full((HEIGHT, WIDTH), 255, np.uint8))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SmallFolder:
+    return SmallFolder(tmp_path / "set").fill().lists(train="a b c d", val="e f")
+
+
+# -- D12: void -------------------------------------------------------------------------------------
+
+
+def test_row_d12_a_void_mask_is_a_warning_a_void_split_an_error(
+    folder: SmallFolder, capsys: Capsys
+) -> None:
+    folder.mask("b", VOID)
+    answer = checked(capsys, folder.root, "dataset.ignore_label=255")
+    assert (answer.code, wheres(answer.found("DATA-VOID"))) == (ExitCode.OK, ["b.png"])
+    folder.mask("e", VOID)
+    folder.mask("f", VOID)
+    answer = checked(capsys, folder.root, "dataset.ignore_label=255")
+    assert answer.code == ExitCode.DATA
+    assert answer.one("DATA-VOID-SPLIT")["split"] == "val"
+
+
+# -- D15: lists ------------------------------------------------------------------------------------
+
+LISTS = [
+    (b"", "DATA-UNREADABLE", "empty file"),
+    (b"\n\n# a\n", "DATA-EMPTY-SPLIT", ""),
+    (b"a\n\nb\r\n  c \r\n\r\n", None, ""),
+    (b"\xef\xbb\xbfa\nb\n#c\n", None, ""),
+    (b"a\nb\nb\nc\nc\nc\n", "DATA-DUPLICATE", "2 ids stand there twice: b, c"),
+    (b"a\nb\n../x\n", "SAFE-PATH", "line 3: '../x'"),
+    (b"a\n/etc/hostname\nb\n", "SAFE-PATH", "line 2: '/etc/hostname'"),
+    (b"a\nb\xff\n", "DATA-LIST", "UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("text", "name", "told"), LISTS, ids=range(len(LISTS)))
+def test_row_d15_lists(
+    folder: SmallFolder, capsys: Capsys, text: bytes, name: str | None, told: str
+) -> None:
+    path = write(folder.root / "train.txt", text)
+    answer = checked(capsys, folder.root)
+    if name is None:
+        assert answer.facts["errors"] == 0
+        return
+    assert told in answer.one(name)["what"]
+    assert answer.one(name)["where"] == str(path)
+    assert answer.facts["errors"] == 1, "the rest of the list is gone on with"
+
+
+def test_row_d15_all_at_once_and_the_rest_is_read(folder: SmallFolder, capsys: Capsys) -> None:
+    write(folder.root / "train.txt", b"a\na\n../x\nnot-there\nb\n/y\n")
+    folder.mask("b", png(mask() + 3))
+    answer = checked(capsys, folder.root)
+    assert answer.one("DATA-DUPLICATE")["names"] == ["a"]
+    assert len(answer.found("SAFE-PATH")) == 2
+    assert wheres(answer.found("DATA-MISSING-FILE")) == ["not-there.jpg", "not-there.png"]
+    assert wheres(answer.found("DATA-LABEL-RANGE")) == ["b.png"]
+
+
+def test_a_split_that_does_not_open_is_a_finding(folder: SmallFolder, capsys: Capsys) -> None:
+    (folder.root / "val.txt").unlink()
+    answer = checked(capsys, folder.root)
+    assert answer.one("DATA-MISSING-FILE")["where"] == str(folder.root / "val.txt")
+    assert answer.facts["splits"]["train"]["pairs"] == 4
+
+
+# -- D16: names ------------------------------------------------------------------------------------
+
+
+def test_row_d16_the_same_id_in_train_and_val(folder: SmallFolder, capsys: Capsys) -> None:
+    folder.lists(train="a b c d e", val="e f d")
+    finding = checked(capsys, folder.root).one("DATA-LEAK")
+    assert finding["what"] == "2 ids are in train and in val: d, e"
+    assert finding["names"] == ["d", "e"]
+
+
+def test_row_d16_names_that_differ_in_case_alone(folder: SmallFolder, capsys: Capsys) -> None:
+    folder.fill("A", first_seed=20)
+    answer = checked(capsys, folder.root)
+    assert answer.code == ExitCode.OK
+    assert sorted(f["what"] for f in answer.found("DATA-CASE-TWINS")) == [
+        "A.jpg and a.jpg differ in the case of letters alone",
+        "A.png and a.png differ in the case of letters alone",
+    ]
+
+
+def test_row_d16_orphans_both_ways(tmp_path: Path, capsys: Capsys) -> None:
+    folder = SmallFolder(tmp_path / "set").fill()
+    folder.image("lonely", jpeg(photo(30)))
+    folder.mask("shadow", png(mask()))
+    answer = checked(capsys, folder.root)
+    assert wheres(answer.found("DATA-NO-IMAGE")) == ["shadow.png"]
+    assert wheres(answer.found("DATA-MISSING-FILE")) == ["lonely.png"]
+    assert answer.facts["errors"] == 2
+    folder.lists(train="a b c d", val="e f")  # they are in no list, and disturb nobody
+    answer = checked(capsys, folder.root)
+    assert answer.one("DATA-NO-IMAGE")["severity"] == "warning"
+    assert answer.one("DATA-NO-MASK")["severity"] == "note"
+
+
+def test_two_images_of_one_name(folder: SmallFolder, capsys: Capsys) -> None:
+    folder.image("b", png(photo(40)), ".png")
+    assert "b.jpg" in checked(capsys, folder.root).one("DATA-DUPLICATE")["what"]
+
+
+def test_classes_without_a_pixel(folder: SmallFolder, capsys: Capsys) -> None:
+    write(folder.root / "classes.txt", b"road\nsky\ntree\nhorse")
+    found = checked(capsys, folder.root).found("DATA-UNUSED-CLASS")
+    assert [(f["split"], f["names"]) for f in found] == [("train", ["horse"]), ("val", ["horse"])]
+
+
+# -- equal and alike images ------------------------------------------------------------------------
+
+
+def test_twins_and_whether_their_masks_agree(folder: SmallFolder, capsys: Capsys) -> None:
+    for name in "ab":
+        folder.image(name, jpeg(photo(1)))
+    finding = checked(capsys, folder.root).one("DATA-TWINS")
+    assert finding["what"] == "2 equal images: a, b; their masks differ"
+    folder.mask("a", png(mask(1)))
+    folder.mask("b", png(mask(1)))
+    assert checked(capsys, folder.root).one("DATA-TWINS")["what"] == "2 equal images: a, b"
+
+
+def test_the_same_pixels_in_train_and_val(folder: SmallFolder, capsys: Capsys) -> None:
+    folder.image("e", png(photo(99)), ".jpg")
+    tagged = encoded(Image.fromarray(photo(99)), "PNG", dpi=(300, 300), compress_level=1)
+    folder.image("b", tagged)  # other bytes
+    finding = checked(capsys, folder.root).one("DATA-LEAK-IMAGE")
+    assert (finding["severity"], finding["names"]) == ("error", ["e", "b"])
+
+
+@pytest.mark.parametrize("quality", [50, 90])
+@pytest.mark.parametrize("scale", [0.5, 1, 1.5])
+def test_a_smaller_or_re_encoded_copy_looks_the_same(
+    folder: SmallFolder, capsys: Capsys, quality: int, scale: float
+) -> None:
+    large = Image.fromarray(photo(50, 240, 320))
+    folder.image("e", encoded(large, "JPEG", quality=95))
+    folder.mask("e", png(mask(0, 240, 320)))
+    size = (round(320 * scale), round(240 * scale))
+    folder.image("b", encoded(large.resize(size), "JPEG", quality=quality))
+    folder.mask("b", png(mask(0, size[1], size[0])))
+    answer = checked(capsys, folder.root)
+    assert answer.code == ExitCode.OK
+    assert answer.one("DATA-LEAK-LOOK")["names"] == ["e", "b"]
+
+
+def test_alike_finds_the_nearest_over_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segkit.check.leaks._BLOCK", 3)
+    rng = np.random.default_rng(0)
+    first, second = (rng.integers(0, 256, (n, 32), dtype=np.uint8) for n in (10, 11))
+    second[7] = first[4]
+    second[2] = first[4]
+    second[2, 0] ^= 0b101
+    second[9] = first[8]
+    second[9, 3:5] ^= 255
+    first[1] = second[5] = 0  # no look
+    assert list(alike(first, second)) == [(4, 7, 0)]
+
+
+def voc_with_sbd(root: Path) -> Path:
+    """VOC's tree: ``trainaug`` has an id of val, and another val image under a name of SBD's."""
+    names = {"2007_000001": 1, "2007_000002": 2, "2008_000003": 3, "2008_000004": 4, "2009_9": 3}
+    for name, seed in names.items():
+        write(root / f"JPEGImages/{name}.jpg", jpeg(photo(seed)))
+        for masks in ("SegmentationClass", "SegmentationClassAug"):
+            labels = np.where(mask(seed) == 255, 255, mask(seed) * 7)
+            write(root / f"{masks}/{name}.png", png(labels.astype(np.uint8)))
+    lists = root / "ImageSets/Segmentation"
+    write(lists / "trainaug.txt", b"2007_000001\n2007_000002\n2008_000004\n2009_9\n")
+    write(lists / "val.txt", b"2008_000003\n2008_000004\n")
+    return root
+
+
+def test_sbd_against_val_of_voc_by_id_and_by_content(tmp_path: Path, capsys: Capsys) -> None:
+    root = voc_with_sbd(tmp_path / "VOC2012")
+    answer = checked(capsys, "dataset=voc_aug", f"dataset.root={root}")
+    assert answer.one("DATA-LEAK")["names"] == ["2008_000004"]
+    finding = answer.one("DATA-LEAK-IMAGE")
+    assert finding["what"] == "the same image as 2009_9 of trainaug"
+    assert Path(finding["where"]).name == "2008_000003.jpg"
+    alone = checked(capsys, "dataset=voc_aug", f"dataset.root={root}", "split=val")
+    assert alone.code == ExitCode.OK
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+def said(capsys: Capsys, *words: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = cli.main(["data", *words])
+    return (code, *capsys.readouterr())
+
+
+def test_findings_are_grouped_capped_and_escaped(folder: SmallFolder, capsys: Capsys) -> None:
+    for number in range(8):
+        folder.mask(f"x{number}\x1b[2J\nok: all", png(mask()))
+    code, out, err = said(capsys, "check", str(folder.root), "workers=0")
+    assert code == ExitCode.OK
+    assert "warning DATA-NO-IMAGE (8)" in out
+    assert "  ... and 3 more (--json lists all)" in out
+    assert "\x1b" not in out
+    assert out.splitlines()[-1] == "ok: 4 + 2 pairs, 8 warnings in 8 files"
+    assert err == ""
+    folder.mask("a", b"")
+    code, out, err = said(capsys, "check", str(folder.root), "workers=0")
+    assert (code, out.splitlines()[-1]) == (ExitCode.DATA, "1 error, 8 warnings in 9 files")
+    assert err.startswith(f"segkit: error[DATA-CHECK]: {folder.root}: 1 error, 8 warnings")
+
+
+def test_drawn_data_has_no_files_and_is_checked_too(capsys: Capsys) -> None:
+    words = ("dataset.size=17", "dataset.count=5", "dataset.val.count=3")
+    answer = checked(capsys, "dataset=shapes", *words)
+    assert answer.facts["splits"]["train"]["pairs"] == 5
+    assert answer.facts["splits"]["val"]["pairs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ([], 2, "names no data set"),
+        (["dataset=voc", "/tmp"], 2, "names more than one data set"),
+        (["dataset=vco"], 2, "did you mean voc?"),
+        (["dataset=shapes", "model=v3"], 2, "model: no such key here"),
+        (["dataset=shapes", "splt=train"], 2, "did you mean split?"),
+        (["dataset=shapes", "-m"], 2, "-m: not here"),
+        (["dataset=folder"], 2, "dataset.root"),
+        (["dataset=camvid", "dataset.root=/nowhere"], 3, "camvid not found"),
+        (["dataset=camvid", "dataset.rot=/x"], 2, "dataset.rot"),
+    ],
+)
+def test_words_that_are_not_understood(
+    words: list[str], code: int, told: str, capsys: Capsys
+) -> None:
+    got, _, err = said(capsys, "check", *words)
+    assert (got, told in err, len(err.splitlines())) == (code, True, 1), err
+
+
+def test_help_and_completion(capsys: Capsys) -> None:
+    for command in ("check", "stats"):
+        code, out, _ = said(capsys, command, "--help")
+        assert (code, out.startswith(f"segkit data {command} dataset=NAME")) == (0, True)
+        assert command in completions(["data", ""])
+        assert "dataset=voc_aug" in completions(["data", command, "dataset=v"])
+    assert "check" in said(capsys, "--help")[1]
+
+
+def test_json_is_all_of_it(folder: SmallFolder, capsys: Capsys) -> None:
+    write(folder.root / "train.txt", "\n".join(f"gone{n:02d}" for n in range(12)).encode())
+    _, out, _ = said(capsys, "check", str(folder.root), "--json", "workers=0")
+    assert len([f for f in json.loads(out)["findings"] if f["id"] == "DATA-MISSING-FILE"]) == 24
