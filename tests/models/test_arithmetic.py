@@ -98,6 +98,9 @@ def on_meta(make_backbone, make_head, output_stride, multi_grid=None, crop=513) 
     return anatomy_of(net, crop)
 
 
+DEEP = ("r34", "r101", "r101_caffe", "r101_beta", "x65", "x71")
+
+
 def named(anatomy: Anatomy, ending: str) -> int | None:
     (row,) = [unit for unit in anatomy.units if unit.name.endswith(ending)]
     return row.receptive_field
@@ -113,7 +116,14 @@ def test_the_field_of_block4_at_any_output_stride(name, multi_grid, field, outpu
     assert named(anatomy, "layer4.2") == field
 
 
-@pytest.mark.parametrize("name", [n for n in BACKBONES if n != "r_tiny"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in DEEP else ())
+        for n in BACKBONES
+        if n != "r_tiny"
+    ],
+)
 def test_no_field_depends_on_the_output_stride(name):
     """A check on all bookkeeping of strides and rates (facts §7.1)."""
     found = {
@@ -250,10 +260,13 @@ NETS = {
     ),
     "v3plus x41 16": (BACKBONES["x41"], V3_PLUS, 16, None),
 }
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("v3plus x41 16",)]
+SLOW = ("v3 r50_caffe 8", "v1 vgg 8", "v1 vgg 2x2 16", "v3plus x41 16")
 
 
-@pytest.mark.parametrize("name", [*(name for name in NETS if "x41" not in name), *SLOW])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETS],
+)
 def test_the_arithmetic_is_the_support_of_the_gradient(name):
     """First and last column, for a position of every phase, far from the borders."""
     with torch.device("meta"):

@@ -86,7 +86,10 @@ def test_an_auxiliary_score_can_be_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("encoder", "output_stride"),
-    [("resnet50", 8), ("resnet18", 16), pytest.param("resnet50", 16, marks=pytest.mark.slow)],
+    [
+        ("resnet18", 16),
+        *(pytest.param("resnet50", stride, marks=pytest.mark.slow) for stride in (8, 16)),
+    ],
 )
 @torch.inference_mode()
 def test_smps_deeplabv3(encoder: str, output_stride: int, tmp_path: Path) -> None:
@@ -108,9 +111,8 @@ def test_smps_deeplabv3(encoder: str, output_stride: int, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("encoder", "separable"),
     [
-        ("resnet50", True),
         ("resnet18", False),
-        pytest.param("resnet50", False, marks=pytest.mark.slow),
+        *(pytest.param("resnet50", s, marks=pytest.mark.slow) for s in (True, False)),
     ],
 )
 @torch.inference_mode()
@@ -130,12 +132,17 @@ def test_smps_deeplabv3plus(encoder: str, separable: bool, tmp_path: Path) -> No
     ("name", "backbone", "output_stride"),
     [
         ("resnet18", "r18", 32),
-        ("resnet34", "r34", 16),
         ("resnet50", "r50", 8),
-        pytest.param("resnet101", "r101", 16, marks=pytest.mark.slow),
-        ("xception41", "x41", 16),
-        pytest.param("xception65", "x65", 16, marks=pytest.mark.slow),
-        pytest.param("xception71", "x71", 16, marks=pytest.mark.slow),
+        *(
+            pytest.param(*more, 16, marks=pytest.mark.slow)
+            for more in (
+                ("resnet34", "r34"),
+                ("resnet101", "r101"),
+                ("xception41", "x41"),
+                ("xception65", "x65"),
+                ("xception71", "x71"),
+            )
+        ),
     ],
 )
 @torch.inference_mode()

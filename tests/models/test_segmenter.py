@@ -24,8 +24,16 @@ def tiny(output_stride: int = 16, head=small_head, **arguments):
     )
 
 
-@pytest.mark.parametrize("output_stride", [4, 8, 16, 32])
-@pytest.mark.parametrize("name", BACKBONES)
+def whole_networks():
+    """Every network at 16 and the light ones everywhere; the others run with the slow tests."""
+    for name in BACKBONES:
+        light = name in ("r_tiny", "r18", "r50_caffe", "mnv2")
+        for stride in (4, 8, 16, 32):
+            marks = () if light or stride == 16 else pytest.mark.slow
+            yield pytest.param(name, stride, marks=marks)
+
+
+@pytest.mark.parametrize(("name", "output_stride"), list(whole_networks()))
 def test_whole_networks_on_meta(name, output_stride):
     with torch.device("meta"):
         net = build_segmenter(

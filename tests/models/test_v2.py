@@ -277,7 +277,7 @@ TINY = [
 ]
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_two_steps_at_three_scales(accumulate, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [*TINY, "backbone=r_tiny", "model.msc=true", f"schedule.accumulate={accumulate}"]

@@ -73,7 +73,7 @@ def assert_same(theirs: nn.Module, ours: Segmenter, x: Tensor) -> None:
             assert (full - expected[name]).abs().max() <= 1e-4 * scale
 
 
-@pytest.mark.parametrize("depth", [50, 101])
+@pytest.mark.parametrize("depth", [50, pytest.param(101, marks=pytest.mark.slow)])
 def test_parity(depth: int) -> None:
     assert_same(*pair(depth), torch.randn(1, 3, 97, 81))
 

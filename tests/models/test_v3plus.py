@@ -82,12 +82,12 @@ TABLES = [
 @pytest.mark.parametrize(("arguments", "convs"), TABLES, ids=str)
 def test_decoders_of_tables_1_and_2(arguments: dict[str, object], convs: list[list[int]]) -> None:
     typed = [f"model.{key}={value}" for key, value in arguments.items()]
-    values = compose("train", ["model=v3plus", *typed]).values
+    values = compose("train", ["model=v3plus", "backbone=r50", *typed]).values
     check(values)
     check_network(values)
     with torch.device("meta"):
         net = build_segmenter(
-            BACKBONES["r101"],
+            BACKBONES["r50"],
             partial(DeepLabV3Plus, **arguments),
             num_classes=21,
             output_stride=16,
@@ -249,7 +249,7 @@ def assert_same(ours: Segmenter, theirs: nn.Module, side: int) -> None:
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
-@pytest.mark.parametrize("separable", [False, True])
+@pytest.mark.parametrize("separable", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_parity_with_smps_deeplabv3plus(separable: bool) -> None:
     torch.manual_seed(0)
     theirs = smp.DeepLabV3Plus(
