@@ -1,7 +1,13 @@
+import mmap
+import os
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 
 from segkit.data.geometry import Window, fits, resample_image, resample_label, scaled_size
+from segkit.data.transforms import TrainTransform
 
 CASES = [
     # source, scaled, top, left, height, width
@@ -75,3 +81,43 @@ def test_which_crops_fit() -> None:
     sides = (257, 321, 512, 513, 514, 769)
     assert [side for side in sides if fits(side, 16)] == [257, 321, 513, 769]
     assert fits(1, 32)
+
+
+@pytest.mark.parametrize("scaled", [(76, 100), (120, 160), (196, 262), (302, 402)])
+def test_it_is_resize_then_crop_of_opencv(scaled: tuple[int, int]) -> None:
+    """A smooth picture, for cv2 rounds the place of a sample; from odd to even sides no sample
+    point lies between two labels, where cv2 takes one now and then the other."""
+    rng = np.random.default_rng(3)
+    coarse = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    rgb = cv2.resize(coarse, (201, 151), interpolation=cv2.INTER_CUBIC)
+    label = rng.integers(0, 20, (151, 201), dtype=np.uint8)
+    rows, cols = scaled
+    whole = cv2.resize(rgb, (cols, rows), interpolation=cv2.INTER_LINEAR).astype(int)
+    whole_label = cv2.resize(label, (cols, rows), interpolation=cv2.INTER_NEAREST_EXACT)
+    for top, left in ((0, 0), (7, 11), (rows - 40, cols - 50)):
+        window = Window(scaled, top, left, 40, 50)
+        part = np.s_[top : top + 40, left : left + 50]
+        assert np.abs(resample_image(rgb, window) - whole[part]).max() <= 2
+        assert np.array_equal(resample_label(label, window), whole_label[part])
+
+
+def test_a_crop_of_a_mapped_file_touches_only_its_rows(tmp_path: Path) -> None:
+    """48 MB of pixels and 16 MB of labels, of which a crop at scale 1 needs one part in 60."""
+    path = tmp_path / "pixels"
+    path.write_bytes(bytes(4000 * 4000 * 4))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        rgb = np.ndarray((4000, 4000, 3), np.uint8, buffer=mapped)
+        label = np.ndarray((4000, 4000), np.uint8, buffer=mapped, offset=48_000_000)
+        for scale in (1.0, 1.9):
+            transform = TrainTransform(65, scale_min=scale, scale_max=scale)
+            transform(rgb, label, 0)
+        assert resident(path) < 4e6
+        del rgb, label
+
+
+def resident(path: Path) -> int:
+    """Bytes of the file that this process has in its memory."""
+    text = Path("/proc/self/smaps").read_text()
+    entry = text[text.index(str(path)) :]
+    return int(entry[entry.index("Rss:") + 4 :].split()[0]) * 1024

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from segkit.data.files import open_file
+from segkit.data.png import decode_plain
 from segkit.errors import DataError, EnvironmentFault, RefusedError, SegkitError
 
 MAX_PIXELS = 50_000_000
@@ -73,7 +75,11 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     refused otherwise; 16-bit and CMYK files are refused: dropping bits or guessing a colour space
     would change pixels without a word. Raises what ``decode`` raises.
     """
-    return as_rgb(path, decode(path, max_pixels))
+    with open_file(path) as file:
+        plain = decode_plain(file, max_pixels)
+    if plain is None:
+        return as_rgb(path, decode(path, max_pixels))
+    return plain if plain.ndim == 3 else cv2.cvtColor(plain, cv2.COLOR_GRAY2RGB)
 
 
 def as_rgb(path: str | Path, decoded: Decoded) -> np.ndarray:

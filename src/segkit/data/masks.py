@@ -17,8 +17,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from segkit.data.files import open_file
 from segkit.data.images import MAX_PIXELS, Decoded, decode, opaque
 from segkit.data.labels import Colour, LabelSet
+from segkit.data.png import decode_plain
 from segkit.errors import DataError
 
 # Pillow widens 2-bit and 4-bit grey to 0..255 by these factors.
@@ -41,6 +43,10 @@ def read_mask(
     Raises ``DataError``: unreadable, wrong mode, unknown colour or value, or a label that is
     neither in 0..C-1 nor the ignore label, with its value and position.
     """
+    with open_file(path) as file:
+        plain = decode_plain(file, max_pixels, channels=(1,))
+    if plain is not None:
+        return _labels_of(path, plain, labels, value_table)
     decoded = decode(path, max_pixels)
     return as_labels(path, decoded, labels, colour_table=colour_table, value_table=value_table)
 
@@ -57,11 +63,18 @@ def as_labels(
     if decoded.format != "PNG":
         raise lossy(path)
     if decoded.image.mode in _COLOURED:
-        values = _coloured(path, decoded, colour_table)
-    else:
-        values = _indexed(path, decoded)
-        if value_table is not None:
-            return _through_values(path, values, value_table, labels.dtype)
+        return _labels_of(path, _coloured(path, decoded, colour_table), labels, None)
+    return _labels_of(path, _indexed(path, decoded), labels, value_table)
+
+
+def _labels_of(
+    path: str | Path,
+    values: np.ndarray,
+    labels: LabelSet,
+    value_table: Mapping[int, int] | None,
+) -> np.ndarray:
+    if value_table is not None:
+        return _through_values(path, values, value_table, labels.dtype)
     check_labels(path, values, labels)
     return values.astype(labels.dtype, copy=False)
 
@@ -74,13 +87,24 @@ def lossy(path: str | Path) -> DataError:
 
 def check_labels(path: str | Path, values: np.ndarray, labels: LabelSet) -> None:
     """``DataError`` with value and position of the first label of ``values`` not in the set."""
-    wrong = (values != labels.ignore_label) & ((values >= labels.num_classes) | (values < 0))
+    if values.dtype == np.uint8:
+        wrong = _look_up(~_allowed(labels), values)  # in one pass
+    else:
+        wrong = (values != labels.ignore_label) & ((values >= labels.num_classes) | (values < 0))
     if wrong.any():
         y, x = np.argwhere(wrong)[0]
-        count = int(wrong.sum())
+        count = int(np.count_nonzero(wrong))
         more = f" and {count - 1} more pixels" if count > 1 else ""
         what = f"label {values[y, x]} at x={x} y={y}{more}"
         raise DataError("LABEL-RANGE", path, what, f"allowed {labels.allowed}")
+
+
+def _allowed(labels: LabelSet) -> np.ndarray:
+    """255 for each of the 256 bytes that is a label, else 0."""
+    known = np.zeros(256, np.uint8)
+    known[: labels.num_classes] = 255
+    known[labels.ignore_label :][:1] = 255
+    return known
 
 
 def strange_values(
