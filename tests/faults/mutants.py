@@ -162,8 +162,8 @@ MUTANTS = [
     Mutant(
         "the lost connection is the headline, not the cause",
         "engine/watch.py",
-        "            if fault is not None:\n                return None if",
-        "            if fault is not None:\n                return None if True or",
+        "                return None if own else _raised(fault)\n",
+        "                return None\n",
         "faults/test_ranks.py::test_the_bad_image_is_the_headline",
     ),
     Mutant(
