@@ -43,7 +43,7 @@ def decode_plain(
     file.seek(0)
     head = file.read(_HEADER)
     depth = _CHANNELS.get(head[24:29])
-    if len(head) < _HEADER or not head.startswith(_SIGNATURE) or depth not in channels:
+    if depth is None or depth not in channels or not head.startswith(_SIGNATURE):
         return None
     width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
     if not 0 < width * height <= max_pixels:
