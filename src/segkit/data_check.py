@@ -96,8 +96,7 @@ def statistics(words: Sequence[str]) -> int:
     else:
         print(f"{one_line(asked.name)} {one_line(split)}: {found.samples} images\n")
         print(stats.table(found))
-        typed = shlex.join(asked.overrides)
-        print(f"\nto use the weights: segkit train {typed} {stats.weights_line(found)}")
+        print(f"\nto use the weights: segkit train {asked.retyped} {stats.weights_line(found)}")
     if out is not None:
         draw(out, survey, found, f"{asked.name} {split}: {found.samples} images")
         if not asked.json:
@@ -112,7 +111,7 @@ def refuse_faults(survey: Survey, asked: "Asked") -> None:
     if errors := [*noted, *faults]:
         first = errors[0]
         more = f"{first.fix}; " if first.fix else ""
-        fix = f"{more}all {len(errors)} faults: segkit data check {shlex.join(asked.overrides)}"
+        fix = f"{more}all {len(errors)} faults: segkit data check {asked.retyped}"
         raise type(first)(first.name, first.where, first.what, fix)
     if not survey.total:
         raise DataError("EMPTY-SPLIT", asked.name, f"{survey.split} holds no mask")
@@ -150,6 +149,7 @@ class Asked:
 
     own: Mapping[str, str]
     overrides: tuple[str, ...]
+    options: tuple[str, ...]
     values: Mapping[str, Any]
 
     @property
@@ -159,6 +159,12 @@ class Asked:
     @property
     def name(self) -> str:
         return str(self.values["dataset"]["name"])
+
+    @property
+    def retyped(self) -> str:
+        """The words that name the same data set on another line."""
+        words = [word for word in self.overrides if not word.startswith("workers=")]
+        return shlex.join([*words, *self.options])
 
     @property
     def workers(self) -> int:
@@ -207,7 +213,9 @@ def understood(words: Sequence[str], command: str) -> Asked:
         overrides = ["dataset=folder", f"dataset.root={folders[0]}", *overrides]
     instantiate.trust(call.trust)
     values = compose("train", overrides, call.config_dir).values
-    return Asked(own, tuple(overrides), values)
+    options = [f"--config-dir={call.config_dir}"] if call.config_dir else []
+    options += [f"--trust={module}" for module in call.trust]
+    return Asked(own, tuple(overrides), tuple(options), values)
 
 
 def opened(asked: Asked, split: str) -> Dataset:

@@ -8,7 +8,7 @@ import pytest
 from pictures import bomb_png, encoded, jpeg, png, random_rgb, raw_png, write
 from PIL import Image, ImageOps
 
-from segkit.data.images import check_same_size, read_image
+from segkit.data.images import check_same_size, decode, peek, read_image
 from segkit.errors import DataError, ExitCode, RefusedError
 
 RGB = random_rgb(31, 47)
@@ -164,3 +164,16 @@ def test_a_mask_of_another_size_is_named_with_its_image() -> None:
         check_same_size("a.jpg", RGB, "a.png", GREY[:-1])
     for word in ("DATA-SIZE-MISMATCH", "a.jpg", "a.png", "47x30", "47x31"):
         assert word in caught.value.line()
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_a_peek_tells_what_decoding_does(tmp_path: Path, form: str) -> None:
+    image = Image.fromarray(random_rgb(4, 6))
+    for orientation in range(1, 9):
+        tag = Image.Exif()
+        tag[0x112] = orientation
+        path = write(tmp_path / f"{orientation}", encoded(image, form, exif=tag))
+        assert peek(path) == ("RGB", orientation)
+        assert decode(path).image.size == ((6, 4) if orientation < 5 else (4, 6))
+    path = write(tmp_path / "grey", encoded(image.convert("L"), form))
+    assert peek(path) == ("L", 1)

@@ -1,14 +1,16 @@
 """One pair, decoded once: the few plain facts that everything else is made of."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 from typing import TypeVar
 
 import cv2
 import numpy as np
 
-from segkit.data.images import as_rgb, check_same_size, decode
+from segkit.data.images import check_same_size, decode, peek, read_image
 from segkit.data.loader import Dataset
 from segkit.data.masks import check_labels, strange_values
 from segkit.data.pairs import FilePairs
@@ -78,17 +80,27 @@ def _read_files(
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """``pairs.read``, but going on to the mask where the image is bad."""
     path, mask_path = pairs.image_path(index), pairs.mask_path(index)
-    image: np.ndarray | None = None
-    label: np.ndarray | None = None
-    if (decoded := _attempt(facts, lambda: decode(path, pairs.max_pixels))) is not None:
-        facts.orientation = decoded.orientation
-        image = _attempt(facts, lambda: as_rgb(path, decoded))
+    image = _attempt(facts, lambda: read_image(path, pairs.max_pixels))
+    if image is not None:
+        _, facts.orientation = peek(path)
     if not getattr(pairs, "has_labels", True):
         return image, None
-    if (stored := _attempt(facts, lambda: decode(mask_path, pairs.max_pixels))) is not None:
+    label = _attempt(facts, lambda: pairs.read_label(index))
+    if label is not None:
+        facts.mask_kind, _ = peek(mask_path)
+    else:
+        _describe_refused(pairs, mask_path, facts)
+    if image is not None and label is not None:
+        _attempt(facts, lambda: check_same_size(path, image, mask_path, label))
+    return image, label
+
+
+def _describe_refused(pairs: FilePairs, path: Path, facts: PairFacts) -> None:
+    """What a mask holds that is no label, where it is a mask at all."""
+    with suppress(DataError, RefusedError):
+        stored = decode(path, pairs.max_pixels)
         facts.mask_kind = stored.image.mode
-        label = _attempt(facts, lambda: pairs.label_of(index, stored))
-        if label is None and stored.format == "PNG":
+        if stored.format == "PNG":  # the values of a JPEG are nobody's
             strange = strange_values(
                 stored,
                 pairs.labels,
@@ -96,9 +108,6 @@ def _read_files(
                 value_table=pairs.value_table,
             )
             facts.strange, facts.strange_kinds = tuple(strange[:_MOST_STRANGE]), len(strange)
-    if image is not None and label is not None:
-        _attempt(facts, lambda: check_same_size(path, image, mask_path, label))
-    return image, label
 
 
 def _attempt(facts: PairFacts, read: Callable[[], T]) -> T | None:

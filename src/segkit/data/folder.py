@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from segkit.data.description import CLASS_LIST, Description
-from segkit.data.images import MAX_PIXELS, Decoded
+from segkit.data.images import MAX_PIXELS
 from segkit.data.masks import lossy
 from segkit.data.pairs import FilePairs, Layout, read_list
 from segkit.data.tree import check_paired, files_in, shown
@@ -74,8 +74,8 @@ class Folder(FilePairs):
     def mask_path(self, index: int) -> Path:
         return self.root / self.layout.masks / f"{self.ids[index]}{self._mask_endings[index]}"
 
-    def label_of(self, index: int, decoded: Decoded) -> np.ndarray:
-        label = super().label_of(index, decoded)
+    def read_label(self, index: int) -> np.ndarray:
+        label = super().read_label(index)
         if self._may_be_binary and _only_0_and_255(label):
             what = "holds only 0 and 255: is 255 the class 1, or is it void?"
             fix = (

@@ -4,6 +4,7 @@ One rule for EXIF: the orientation tag is applied to everything that is read, so
 always looks as a viewer shows it; sizes are compared after that.
 """
 
+import io
 import os
 import warnings
 from collections.abc import Iterator
@@ -27,20 +28,17 @@ FORMATS = ("PNG", "JPEG")
 _PNG_DEPTH = 24
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
+_PNG_TAGS = (b"eXIf", b"exif", b"iTXt")  # chunks, and a key of text, that may hold an orientation
 _PNG_TAIL = 65536  # bytes searched for the end: some writers append data of their own
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture upright and in memory, in Pillow's mode, with the bit depth of the file.
-
-    ``orientation`` is the EXIF tag (1..8) that it was turned by.
-    """
+    """A picture upright and in memory, in Pillow's mode, with the bit depth of the file."""
 
     image: Image.Image
     format: str
     depth: int
-    orientation: int = 1
 
 
 def decode(path: str | Path, max_pixels: int = MAX_PIXELS) -> Decoded:
@@ -63,9 +61,25 @@ def decode(path: str | Path, max_pixels: int = MAX_PIXELS) -> Decoded:
             _check_png(path, file, getattr(image, "n_frames", 1))
         image.load()  # verify() passes a JPEG cut in half; only decoding finds it
         # Most files carry no tag; exif_transpose would copy them all the same.
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        upright = image if orientation == 1 else ImageOps.exif_transpose(image)
-        return Decoded(upright, form, depth, orientation)
+        turned = _orientation(image) != 1
+        return Decoded(ImageOps.exif_transpose(image) if turned else image, form, depth)
+
+
+def peek(path: str | Path) -> tuple[str, int]:
+    """Pillow's mode, and the EXIF orientation (1..8) by which ``decode`` turns a picture.
+
+    From the header, for files that can be decoded; raises what ``decode`` raises for others.
+    """
+    with open_file(path) as file, _decoder_faults(path):
+        content = file.read()
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        # Pillow decodes a whole PNG to see whether a tag comes after the pixels.
+        tagged = image.format != "PNG" or any(tag in content for tag in _PNG_TAGS)
+        return image.mode, _orientation(image) if tagged else 1
+
+
+def _orientation(image: Image.Image) -> int:
+    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:

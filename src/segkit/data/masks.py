@@ -48,18 +48,6 @@ def read_mask(
     if plain is not None:
         return _labels_of(path, plain, labels, value_table)
     decoded = decode(path, max_pixels)
-    return as_labels(path, decoded, labels, colour_table=colour_table, value_table=value_table)
-
-
-def as_labels(
-    path: str | Path,
-    decoded: Decoded,
-    labels: LabelSet,
-    *,
-    colour_table: Mapping[Colour, int] | None = None,
-    value_table: Mapping[int, int] | None = None,
-) -> np.ndarray:
-    """``read_mask`` of a file that is decoded already."""
     if decoded.format != "PNG":
         raise lossy(path)
     if decoded.image.mode in _COLOURED:
@@ -116,7 +104,7 @@ def strange_values(
 ) -> list[tuple[int | Colour, int]]:
     """What a mask holds that is no label, the most frequent first, with its count of pixels.
 
-    Values, or RGB colours of a coloured mask; nothing where ``as_labels`` takes every pixel.
+    Values, or RGB colours of a coloured mask; nothing where ``read_mask`` takes every pixel.
     """
     found: Iterable[int | Colour]
     if decoded.image.mode in _COLOURED:

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from segkit.data.files import read_text
-from segkit.data.images import MAX_PIXELS, Decoded, check_same_size, decode, read_image
+from segkit.data.images import MAX_PIXELS, check_same_size, read_image
 from segkit.data.labels import Colour, LabelSet
-from segkit.data.masks import as_labels
+from segkit.data.masks import read_mask
 from segkit.data.tree import Refuse, refuse
 from segkit.errors import DataError, RefusedError, SegkitError
 
@@ -87,16 +87,12 @@ class FilePairs:
 
     def read_label(self, index: int) -> np.ndarray:
         """Labels uint8 or uint16 [H,W], range-checked."""
-        return self.label_of(index, decode(self.mask_path(index), self.max_pixels))
-
-    def label_of(self, index: int, decoded: Decoded) -> np.ndarray:
-        """``read_label`` of a mask that is decoded already."""
-        return as_labels(
+        return read_mask(
             self.mask_path(index),
-            decoded,
             self.labels,
             colour_table=self.colour_table,
             value_table=self.value_table,
+            max_pixels=self.max_pixels,
         )
 
     def _refuse(self, error: SegkitError, names: Sequence[str] = ()) -> None:
