@@ -39,6 +39,7 @@ from segkit.record import check_resume, environment_before, open_run
 from segkit.report.curves import write_curve
 from segkit.report.pictures import panel
 from segkit.report.tables import print_class_table
+from segkit.restored import find, typed_path
 from segkit.schedules import batch_norm_momentum, learning_rate
 
 
@@ -140,7 +141,7 @@ def weights_of(folder: Path, net: Segmenter, values: parts.Values) -> dict[str, 
         return dict(known)
     origin = load_backbone(
         net.backbone,
-        values["pretrained"],
+        weights_file(values["pretrained"], values["runs"]),
         source=net.backbone.imagenet,
         head=net.head,
         strict=values["pretrained_strict"],
@@ -149,10 +150,20 @@ def weights_of(folder: Path, net: Segmenter, values: parts.Values) -> dict[str, 
     if origin.sha256:
         count, digest = origin.keys_loaded, origin.sha256[:16]
         print(f"weights: {count} tensors of {origin.file} (sha256 {digest}...)")
-    if origin.not_loaded:
-        print(f"{origin.file} does not hold, so from random: {', '.join(origin.not_loaded)}")
+    if left := origin.not_loaded:
+        more = f", ... ({len(left)} in all)" if len(left) > 6 else ""
+        print(f"{origin.file} does not fit, so from random: {', '.join(left[:6])}{more}")
     recipe.check_loaded(values, net, origin)
     return origin.to_dict()
+
+
+def weights_file(pretrained: str, runs: str) -> str:
+    """A run's or checkpoint's folder as its file of weights: the average where there is one."""
+    if not typed_path(pretrained).is_dir():
+        return pretrained
+    folder = find(pretrained, runs, "last")
+    average = folder / checkpoint.AVERAGE
+    return str(average if average.exists() else folder / checkpoint.PAYLOADS[0])
 
 
 # -- stages ------------------------------------------------------------------------------------

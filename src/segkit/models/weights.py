@@ -94,8 +94,9 @@ def load_backbone(
     """Fill ``backbone`` in place, what ``head`` can take beside it, and say from what.
 
     ``pretrained`` is ``imagenet`` (the files of ``source``, which is the backbone's own
-    ``imagenet``), ``none``, or a path. Half-precision tensors become float32 on the way. With
-    ``strict`` every key must fit; without it the rest is listed in the origin, but nothing fitting
+    ``imagenet``), ``none``, or the path of a backbone's, a classifier's or a run's whole file
+    (``backbone.`` and ``head.``). Half-precision tensors become float32 on the way. With
+    ``strict`` every key of the backbone must fit; without it the rest is listed in the origin, but nothing fitting
     at all is still an error. On any error the backbone is as it was.
 
     A file of the table that no source has a checksum for is compared with what it was at first use
@@ -129,8 +130,9 @@ def load_backbone(
         )
     if kind == "imagenet" and not file.hash_prefix and (told := compare(file.name, digest)):
         print(f"segkit: {told}", file=sys.stderr, flush=True)
-    fitting = _in_our_names(tensors, source or _ANY_FILE)
-    offered = {} if head is None else head.from_classifier(tensors)
+    whole = _below(tensors, "backbone.")
+    fitting = whole or _in_our_names(tensors, source or _ANY_FILE)
+    offered = _offered(head, tensors, whole=bool(whole)) if head is not None else {}
     for_head = {key: tensor for key, tensor in offered.items() if tensor is not None}
     _check_finite(for_head, str(path))
     loaded, left = _fill(backbone, fitting, where=str(path), strict=strict)
@@ -138,6 +140,28 @@ def load_backbone(
         head.load_state_dict(for_head, strict=False)
     left += [f"head.{key}" for key in offered if key not in for_head]
     return Origin(kind, without_secrets(path.name), digest, loaded + len(for_head), tuple(left))
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): tensors[k] for k in tensors if k.startswith(prefix)}
+
+
+def _offered(
+    head: "Head", tensors: Mapping[str, Tensor], *, whole: bool
+) -> dict[str, Tensor | None]:
+    """What a file has for the head; None where nothing fits.
+
+    A ``whole`` network, a run's own, gives what has the same name and shape: with other classes
+    all but the classifier.
+    """
+    if not whole:
+        return head.from_classifier(tensors)
+    theirs, own = _below(tensors, "head."), head.state_dict()
+    return {
+        key: theirs[key] if key in theirs and _same_shape(own, theirs, key) else None
+        for key in own
+        if not key.endswith("num_batches_tracked")
+    }
 
 
 def load_segmenter(

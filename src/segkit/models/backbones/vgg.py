@@ -29,10 +29,9 @@ _IMAGENET = ImageNetWeights(
             source="the authors' Caffe network by way of Keras and ONNX, convolutions only",
         ),
     ),
-    unused=("classifier.", "head."),
-    # ``features`` is the contract's own word, for the maps a backbone gives. The second line takes
-    # the model.safetensors of a run: v1's MSc starts from a trained v1.
-    renamed=(("features.", "layers."), ("backbone.", "")),
+    unused=("classifier.",),
+    # ``features`` is the contract's own word, for the maps a backbone gives.
+    renamed=(("features.", "layers."),),
 )
 
 

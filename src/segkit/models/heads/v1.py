@@ -101,16 +101,8 @@ class DeepLabV1(Head):
         return {"out": scores}
 
     def from_classifier(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-        """fc6 and fc7 of a classifier, or all that fits out of a run of this head without taps.
-
-        With taps fc8 is wanted, too: nothing but the taps is trained (§4.3).
-        """
+        """fc6 and fc7; with taps fc8 is wanted, too, as nothing but they is trained (§4.3)."""
         found = {f"fc.{key}": value for key, value in self.fc.from_classifier(tensors).items()}
         if self.taps:
             found |= dict.fromkeys(("fc.fc8.weight", "fc.fc8.bias"))
-        own = self.state_dict()
-        for key, tensor in own.items():
-            theirs = tensors.get(f"head.{key}")
-            if theirs is not None and theirs.shape == tensor.shape:
-                found[key] = theirs
         return found
