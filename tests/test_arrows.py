@@ -21,7 +21,7 @@ ALLOWED = {
     **dict.fromkeys(PARTS, LEAVES),
     "engine": LEAVES | {"metrics"},
     "check": LEAVES | {"data"},
-    "prepare": LEAVES | {"data", "report", "conf_files"},
+    "prepare": LEAVES | {"data", "conf_files"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 

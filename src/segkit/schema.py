@@ -186,7 +186,7 @@ class Train(Common):
     deterministic: bool = doc("slow exact kernels", False)
     resume: bool = doc("go on where the same command stopped", False)
     resume_allow: list[str] = doc("keys that may differ on resume", [])  # noqa: RUF009
-    pretrained: str = doc("imagenet, none or a path", "imagenet")
+    pretrained: str = doc("imagenet, none, a run or a file", "imagenet")
     pretrained_strict: bool = doc("every backbone key must be in the file", True)
     model: Any = MISSING
     backbone: Any = MISSING

@@ -142,7 +142,7 @@ def train_batches(
             place = rank * share + j
             note(step * batch + place)
             epoch, index = drawn[place]
-            image, label = _sample(dataset, index)
+            image, label = read_sample(dataset, index)
             draws = augment_seed(seed, stage, epoch, index)
             image, label = _augmented(augment, image, label, draws, dataset.ids[index])
             images[slot, j], labels[slot, j] = image, label
@@ -183,7 +183,7 @@ def eval_samples(
 
     def work(index: int, note: Note) -> tuple[int, np.ndarray, np.ndarray]:
         note(index)
-        return index, *_sample(dataset, index)
+        return index, *read_sample(dataset, index)
 
     results = in_order(
         range(rank, len(dataset), world),
@@ -236,7 +236,7 @@ def _copy(array: np.ndarray, pin: bool) -> Tensor:
     return torch.empty(source.shape, dtype=source.dtype, pin_memory=pin).copy_(source)
 
 
-def _sample(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
+def read_sample(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
     try:
         return dataset.read(index)
     except Exception as error:

@@ -96,8 +96,8 @@ def load_backbone(
     ``pretrained`` is ``imagenet`` (the files of ``source``, which is the backbone's own
     ``imagenet``), ``none``, or the path of a backbone's, a classifier's or a run's whole file
     (``backbone.`` and ``head.``). Half-precision tensors become float32 on the way. With
-    ``strict`` every key of the backbone must fit; without it the rest is listed in the origin, but nothing fitting
-    at all is still an error. On any error the backbone is as it was.
+    ``strict`` every key of the backbone must fit; without it the rest is listed in the origin, but
+    nothing fitting at all is still an error. On any error the backbone is as it was.
 
     A file of the table that no source has a checksum for is compared with what it was at first use
     (known_weights.py); a change is told on stderr.
