@@ -30,6 +30,7 @@ from segkit.data.masks import read_mask
 from segkit.data.pairs import Layout, read_list
 from segkit.errors import ConfigError, DataError, ExitCode, RefusedError, SegkitError
 from segkit.prepare.claim import MANIFEST, prepare_once
+from segkit.prepare.folder import told
 
 MOST_MIB = 100
 MOST_PIXELS = 1_000_000
@@ -193,7 +194,7 @@ def manifests() -> tuple[list[bytes], Target]:
             raise DataError("BUILT", root, "not what the manifest says")
 
         splits = {"train": Folder(root, "all")}
-        return prepare_once("folder", root, path.parent / "work", lambda: splits, build)
+        return told(prepare_once("folder", root, path.parent / "work", lambda: splits, build))
 
     return seeds, read
 
@@ -253,3 +254,20 @@ def test_row_s20_only_errors_of_the_contract(
     kept = {"bad", "dataset.yaml", "classes.txt", "set", "work.lock"}
     assert {path.name for path in place.iterdir()} <= kept
     assert not (target == name and chosen and not refused)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "[" * 4000 + text,
+        lambda text: '{"format": 1, "sets": []}',
+        lambda text: text.replace('"pixels": {"a": 1}', '"pixels": {"a": "1"}'),
+        lambda text: text.replace('"splits": {', '"splits": [{').replace("}}}", "}}]}", 1),
+    ],
+    ids=["deep", "list", "words-for-counts", "torn"],
+)
+def test_manifests_that_were_bugs_once(damage: Callable[[str], str], tmp_path: Path) -> None:
+    (seed, _), read = manifests()
+    path = write(tmp_path / "bad", damage(seed.decode()).encode())
+    with pytest.raises(DataError, match="not what the manifest says"):
+        read(path)

@@ -98,10 +98,17 @@ def _recorded(name: str, folder: Path, splits: Callable[[], Splits]) -> Record |
         return None
     try:
         now = {split: _identity(pairs) for split, pairs in splits().items()}
-        then = {s: {key: facts[key] for key in now[s]} for s, facts in record["splits"].items()}
-    except (SegkitError, KeyError, TypeError):  # not whole, or not as this version writes it
+        told = record["splits"]
+        then = {s: {key: facts[key] for key in now[s]} for s, facts in told.items()}
+        sound = all(_are_counts(facts.get("pixels", {})) for facts in told.values())
+    except (SegkitError, KeyError, TypeError, AttributeError):  # not whole, or another version's
         return None
-    return record if now == then else None
+    return record if sound and now == then else None
+
+
+def _are_counts(pixels: Any) -> bool:
+    """Whether this is a table of counts, as ``_survey`` writes them."""
+    return isinstance(pixels, dict) and all(type(n) is int and n >= 0 for n in pixels.values())
 
 
 def _manifest(folder: Path) -> dict[str, Record]:
@@ -109,9 +116,10 @@ def _manifest(folder: Path) -> dict[str, Record]:
     try:
         with path.open("rb") as file:
             written = json.loads(file.read(_MOST_BYTES))
-        return written["sets"] if written["format"] == _FORMAT else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        sets = written["sets"] if written["format"] == _FORMAT else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
+    return sets if isinstance(sets, dict) else {}
 
 
 def _write(name: str, folder: Path, record: Record, work: Path) -> None:

@@ -131,7 +131,7 @@ def _opened(folder: Path, known: Known) -> _Part:
     try:
         written = json.loads(note.read_bytes())
         part.validator, part.total = str(written["validator"]), written["total"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         part.have = 0
     while part.hasher.count < part.have and (chunk := os.read(handle, _CHUNK)):
         part.hasher.update(chunk)

@@ -142,7 +142,7 @@ def _is_ready(ready: Path, source: Record) -> bool:
     """Whether an earlier call has made all of it, of the same source."""
     try:
         return bool(json.loads(ready.read_bytes()) == source)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 
@@ -190,7 +190,7 @@ def _check_place(root: Path, work: Path, source: Record) -> None:
     """Refuse a place that holds anything but what an earlier call made of the same."""
     try:
         made = json.loads((root / MANIFEST).read_bytes())["sets"]["folder"]["sources"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         made = None
     if made is None:
         moved = _is_ready(work / "ready.json", source) and not (work / "set").exists()
@@ -264,8 +264,9 @@ def told(prepared: Prepared) -> str:
     verb = "prepared" if prepared.is_new else "is already prepared"
     lines = [f"folder {verb}: {prepared.folder}"]
     for split, facts in prepared.record["splits"].items():
-        total = sum(facts["pixels"].values())
-        shares = (f"{name} {100 * n / total:.1f}%" for name, n in facts["pixels"].items() if n)
+        pixels = facts.get("pixels", {})
+        total = sum(pixels.values())
+        shares = (f"{name} {100 * n / total:.1f}%" for name, n in pixels.items() if n)
         lines.append(f"  {split:<6}{facts['samples']:>7} samples: {', '.join(shares)}")
     lines.append(f"next: segkit train dataset=folder dataset.root={prepared.folder}")
     return "\n".join(lines)
