@@ -103,7 +103,8 @@ def mutated(seed: bytes, other: bytes, rng: random.Random) -> bytes:
                 data[at:] = other[rng.randint(0, len(other)) :]
             case _:
                 data[at : at + 4] = rng.randbytes(4)
-    return bytes(data[: 2**20])
+        del data[2**20 :]
+    return bytes(data)
 
 
 def with_sums(data: bytes) -> bytes:
