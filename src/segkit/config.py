@@ -32,7 +32,7 @@ from yaml import YAMLError
 
 from segkit.conf_files import GROUPS, choices_of, conf_dir, nearest
 from segkit.errors import ConfigError, hide
-from segkit.schema import ROOTS
+from segkit.schema import FEEDING_KEYS, ROOTS
 from segkit.sound_yaml import key_places, sound_text, yaml_error
 
 # Groups whose options look like numbers: Hydra refuses an integer as a choice, so they are quoted.
@@ -74,7 +74,7 @@ def compose(command: str, overrides: Sequence[str] = (), config_dir: str | None 
     """
     register()
     check_encoding(overrides)
-    now = [o for o in overrides if not is_late(command, o, overrides)]
+    now = [added(command, o) for o in overrides if not is_late(command, o, overrides)]
     typed = [quote_path(quote_numeric_choice(o)) for o in now]
     extra = [search_path(config_dir)] if config_dir else []
     UserFiles.read.clear()
@@ -101,6 +101,13 @@ def is_late(command: str, override: str, overrides: Sequence[str]) -> bool:
     """Whether ``override`` changes the data set of a run that is not known while composing."""
     own_group = any(o.startswith("dataset=") for o in overrides)
     return command != "train" and override.startswith("dataset.") and not own_group
+
+
+def added(command: str, override: str) -> str:
+    """Keys of every data set that a data set's own file does not have: ``train`` alone has them."""
+    key = override.partition("=")[0]
+    feeding = key.removeprefix("dataset.").split(".")[0] in FEEDING_KEYS
+    return f"++{override}" if command != "train" and key != override and feeding else override
 
 
 def register() -> None:
@@ -244,7 +251,7 @@ def quote_numeric_choice(override: str) -> str:
 
 
 # Keys that hold a path or a name: Hydra's grammar knows few of the characters these are made of.
-PATH_KEYS = ("runs", "name", "ckpt", "out", "pretrained", "dataset.root", "dataset.cache")
+PATH_KEYS = ("runs", "name", "ckpt", "out", "pretrained", "dataset.root", "dataset.cache_dir")
 
 
 def quote_path(override: str) -> str:

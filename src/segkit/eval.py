@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from segkit.engine.evaluate import Score, evaluate
 from segkit.engine.signals import Stop, StopRequested, stopping
 from segkit.engine.team import Alone
 from segkit.errors import ConfigError, ExitCode
+from segkit.inputs import Input, scored_input
 from segkit.metrics import iou, mean_iou
 from segkit.protocol import crf_pool, predictor_of, sign, slug
+from segkit.record import notice
 from segkit.report.names import make_folder, prediction_path
 from segkit.report.pictures import encode_png, palette_png, panel
 from segkit.report.signature import Signature, score_document, score_line
@@ -52,7 +55,8 @@ def work(composed: Composed, team: Alone) -> int:
     values = restored.inherit(composed, trained.config)
     if team.leads:
         check_protocol(values, trained)
-    dataset = parts.scored_set(values)
+    scored = input_of(values, composed, team)
+    dataset = parts.limited(values, scored.dataset)
     check_labels(dataset, trained)
     out = Path(values["out"]) if values["out"] else trained.run / "scores" / slug(values, trained)
     team.compare(facts(values, trained, dataset, out))
@@ -73,6 +77,9 @@ def work(composed: Composed, team: Alone) -> int:
             raise stop.interrupted(out, "evaluation stopped, no score written") from None
     if team.leads:
         signature = sign(score, trained, values, device)
+        signature = replace(signature, skipped=len(scored.skipped))
+        if scored.skipped:
+            print(scored)
         report(score, signature, dataset, baseline, out)
     return ExitCode.OK
 
@@ -132,6 +139,19 @@ def run(
             should_stop=stop,
             team=team,
         )
+
+
+def input_of(values: parts.Values, composed: Composed, team: Alone) -> Input:
+    """What is scored. A score must not leave out images because a training did so: only a
+    ``dataset.on_error=skip`` that was typed for this very command counts."""
+    split = parts.split_of(values)
+    dataset = parts.dataset_of(values, split)
+    typed = "dataset.on_error" in restored.typed_keys(composed)
+    if not typed or values["dataset"]["on_error"] != "skip":
+        return Input(dataset, split, len(dataset))
+    say = notice if team.leads else lambda _: None
+    with team.phase("looking through the data"):
+        return scored_input(values, split, dataset, say, lambda: False)
 
 
 def colour_baseline(dataset: Dataset, values: parts.Values) -> float:

@@ -18,12 +18,20 @@ UNHASHED = (
         "eval.pictures",
         "eval.save_predictions",
     ),
-    *("eval.colour_baseline", "checkpoint", "dataset.root", "dataset.cache"),
+    *("eval.colour_baseline", "checkpoint", "dataset.root"),
+    *("dataset.cache", "dataset.cache_dir", "dataset.max_skipped"),
 )
 
 # Keys that came after runs had got their names, and what a run does that never heard of them: at
 # that value a key is not in the name.
-LATER = {"schedule.ema": None, "eval.weights": "auto", "augment.one_class_max": None}
+LATER: dict[str, Any] = {
+    "schedule.ema": None,
+    "eval.weights": "auto",
+    "augment.one_class_max": None,
+    "dataset.on_error": "raise",
+    "dataset.duplicate.classes": [],
+    "dataset.duplicate.times": 2,
+}
 
 
 def identity(values: Mapping[str, Any]) -> dict[str, Any]:

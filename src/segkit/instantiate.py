@@ -16,9 +16,10 @@ from typing import Any
 
 from segkit.conf_files import nearest
 from segkit.errors import ConfigError, RefusedError
+from segkit.schema import FEEDING_KEYS
 
 # Keys of a node that are for segkit, not for the constructor.
-OWN_KEYS = ("name", "_target_", "train_split", "val_split", "val")
+OWN_KEYS = ("name", "_target_", "train_split", "val_split", "val", *FEEDING_KEYS)
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,11 @@ def dataset_node(values: Values, split: str) -> dict[str, Any]:
 
 def scored_set(values: Values) -> Dataset:
     """What is evaluated: ``eval.split`` (null: the val split), cut to ``eval.limit`` images."""
-    dataset = dataset_of(values, split_of(values))
+    return limited(values, dataset_of(values, split_of(values)))
+
+
+def limited(values: Values, dataset: Dataset) -> Dataset:
+    """``dataset`` cut to ``eval.limit`` samples."""
     limit = values["eval"]["limit"]
     return dataset if limit is None else Head(dataset, min(limit, len(dataset)))
 

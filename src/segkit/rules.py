@@ -162,12 +162,30 @@ def check_name(name: str | None) -> Iterator[ConfigError]:
 
 
 def check_dataset(dataset: Mapping[str, Any]) -> Iterator[ConfigError]:
+    yield from check_feeding(dataset)
     train, val = dataset.get("train_split"), dataset.get("val_split")
     if train is not None and train == val:
         keys = "dataset.train_split, dataset.val_split"
         yield ConfigError(
             "SPLITS", keys, f"both are {train!r}", "a score on the training set says nothing"
         )
+
+
+def check_feeding(dataset: Mapping[str, Any]) -> Iterator[ConfigError]:
+    """The keys that every data set has (``schema.Feeding``); theirs is no typed node."""
+    duplicate = dataset.get("duplicate") or {}
+    found = {**dataset, **{f"duplicate.{key}": value for key, value in duplicate.items()}}
+    for key, kind, wanted in (
+        ("cache_dir", str | None, "a folder, or null"),
+        ("max_skipped", int, "a whole number, 0 or more"),
+        ("duplicate.classes", list | None, "a list of class names"),
+        ("duplicate.times", int, "a whole number, 1 or more"),
+    ):
+        value: Any = found.get(key)
+        least = 1 if key == "duplicate.times" else 0
+        wrong = isinstance(value, bool) or not isinstance(value, kind)
+        if key in found and (wrong or (kind is int and value < least)):
+            yield ConfigError("TYPE", f"dataset.{key}", f"{value!r}", wanted)
 
 
 def check_protocol(values: Mapping[str, Any]) -> Iterator[ConfigError]:

@@ -5,7 +5,7 @@ full name. ``model``, ``backbone``, ``dataset`` and ``loss`` are constructor cal
 its arguments); their keys are checked against the constructor's own signature by ``instantiate``.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 MISSING: Any = "???"  # OmegaConf's own word for "must be given"
@@ -13,6 +13,8 @@ MISSING: Any = "???"  # OmegaConf's own word for "must be given"
 
 # Keys whose values are a closed vocabulary; ``*`` stands for a number in a list.
 CHOICES: dict[str, tuple[str, ...]] = {
+    "dataset.cache": ("none", "ram", "disk"),
+    "dataset.on_error": ("raise", "skip"),
     "precision": ("auto", "fp32", "bf16"),
     "ckpt_kind": ("last", "best"),
     "tta.fusion": ("mean", "max"),
@@ -176,9 +178,37 @@ class Common:
 
 
 @dataclass
+class Duplicate:
+    """Samples that show one of ``classes`` (by name) come ``times`` times in an epoch."""
+
+    classes: list[str] = field(default_factory=list)
+    times: int = 2
+
+
+@dataclass
+class Feeding:
+    """How a data set's training split is read, whichever it is; beside the keys of its own.
+
+    ``cache``: samples decoded once into memory (ram) or a file below ``cache_dir`` (disk; null:
+    $XDG_CACHE_HOME/segkit or ~/.cache/segkit). ``on_error``: up to ``max_skipped`` unreadable
+    samples may be skipped, each with a substitute.
+    """
+
+    cache: str = "none"
+    cache_dir: str | None = None
+    on_error: str = "raise"
+    max_skipped: int = 10
+    duplicate: Duplicate = field(default_factory=Duplicate)
+
+
+FEEDING_KEYS = tuple(f.name for f in fields(Feeding))
+
+
+@dataclass
 class Train(Common):
     """``segkit train``."""
 
+    dataset: Any = field(default_factory=lambda: asdict(Feeding()))
     name: str | None = doc("run folder's own name (null: made from the config)")
     seed: int = doc("every random draw is a function of it", 0)
     sync_bn: bool = doc("train batch norm over the images of all GPUs", True)

@@ -22,7 +22,7 @@ from segkit.schema import Train
 # Where and on what a run happens. A checkpoint does not know: it is the same bytes on any machine.
 PLACES = (
     *("runs", "device", "devices", "workers", "worker_timeout", "resume", "resume_allow"),
-    *("dataset.root", "dataset.cache", "dataset.val.root", "dataset.val.cache"),
+    *("dataset.root", "dataset.cache", "dataset.cache_dir", "dataset.val.root"),
 )
 
 DIRECTIVES = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
@@ -68,7 +68,7 @@ def data_places(folder: Path) -> dict[str, str]:
     dataset = folder_values(folder).get("dataset")
     if not isinstance(dataset, dict):
         return {}
-    return {k: v for k in ("root", "cache") if isinstance(v := dataset.get(k), str)}
+    return {k: v for k in ("root",) if isinstance(v := dataset.get(k), str)}
 
 
 def with_places(stored: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:

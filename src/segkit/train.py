@@ -28,6 +28,7 @@ from segkit.engine.team import Alone
 from segkit.errors import ExitCode
 from segkit.identity import identity, run_name
 from segkit.inference.multiscale import Predictor
+from segkit.inputs import inputs_of
 from segkit.metrics import iou, mean_iou, pixel_accuracy
 from segkit.models.contracts import IMAGENET_PIXELS
 from segkit.models.segmenter import Segmenter
@@ -71,12 +72,15 @@ def work(composed: Composed, team: Alone) -> int:
             if team.leads:
                 check_resume(folder, composed)
             weights = weights_of(folder, net, values)
+        inputs = inputs_of(values, train_sets, folder, stop, team)
         run = opened(folder, composed, val_set.labels, weights, device, team)
         team.on_leave(run.record_end)
         with run, team.guard():
+            if skipped := {split: made.words() for split, made in inputs.items() if made.skipped}:
+                run.tell(skipped=skipped)
             watch = Watch(val_set, values, device, run, stop, team)
             plans = [
-                plan(number, stage, values, train_sets[stage["split"]], net, stop, team)
+                plan(number, stage, values, inputs[stage["split"]].dataset, net, stop, team)
                 for number, stage in enumerate(stages)
             ]
             train(
@@ -90,6 +94,9 @@ def work(composed: Composed, team: Alone) -> int:
             )
     if team.leads:
         write_curve(folder / "curve.png", run.metrics(), folder.name)
+        for made in inputs.values():
+            if made.skipped:
+                print(made)
         print(f"run: {folder}")
     return ExitCode.OK
 

@@ -68,6 +68,7 @@ OTHER = {
     "absent": "zero",
     "config": "deadbeef",
     "scored": "average",
+    "skipped": 1,
 }
 
 

@@ -35,6 +35,9 @@ class Follower(Run):
     def notice(self, text: str) -> None:
         pass
 
+    def tell(self, **facts: Any) -> None:
+        pass
+
     @property
     def finished(self) -> bool:
         return self._finished

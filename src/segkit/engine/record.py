@@ -68,6 +68,7 @@ class Run:
         self._begun = self._full = False
         self._not_bit_exact = not_bit_exact
         self._status: dict[str, Any] = read_status(folder)
+        self._standing: dict[str, Any] = {}
 
     @classmethod
     def open(
@@ -142,6 +143,10 @@ class Run:
         """Whether any step was ever recorded."""
         return bool(_content(self.folder / "metrics.jsonl"))
 
+    def tell(self, **facts: Any) -> None:
+        """Plain ``facts`` that ``status.json`` has from the beginning to the end."""
+        self._standing |= facts
+
     def begin(self, step: int) -> None:
         """Start or go on at ``step`` applied updates; cuts the metrics back to that step."""
         self._begun = True
@@ -153,6 +158,7 @@ class Run:
         last = self._status.get("last_checkpoint")
         why = [*self._status.get("not_bit_exact", []), self._not_bit_exact] if step else []
         self._status = {"run": self.id, "started_at": started, "last_checkpoint": last}
+        self._status |= self._standing
         if any(why):
             self._status["not_bit_exact"] = [reason for reason in why if reason]
         self.status("running", step=step)

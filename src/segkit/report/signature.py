@@ -16,6 +16,8 @@ from segkit.errors import DataError
 
 # Kept readable inside a part; everything else is written %XX, so that no name can fake a part.
 _PLAIN = "+,/:@~()"
+# Fields that a document has where they say something.
+_OPTIONAL = {"scored", "skipped"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,9 @@ class Signature:
     side in pixels, or None); ``crf`` the backend and parameters of the dense CRF or None;
     ``weights`` where training started from; ``checkpoint`` is ``last`` or ``best`` and ``step`` its
     step; ``scored`` is ``average`` or ``raw`` where it holds an average of the weights beside the
-    weights themselves, and else None, which is not written; ``config`` the hash of the training's
+    weights themselves, and else None, which is not written; ``skipped`` counts the images that
+    could not be read and were left out on demand, and is not written where there is none;
+    ``config`` the hash of the training's
     config where known; ``device`` the kind (``cpu``, ``cuda``), ``precision`` what the network
     computed in.
     """
@@ -55,6 +59,7 @@ class Signature:
     absent: str = "dropped"
     config: str | None = None
     scored: str | None = None
+    skipped: int = 0
 
     def __str__(self) -> str:
         return " | ".join((*self.subject(), *self.protocol(), *self.origin()))
@@ -62,7 +67,8 @@ class Signature:
     def subject(self) -> tuple[str, ...]:
         """What was judged on what."""
         return (
-            f"{_text(self.dataset)}:{_text(self.split)}:{self.images}",
+            f"{_text(self.dataset)}:{_text(self.split)}:{self.images}"
+            + (f":{self.skipped}-skipped" if self.skipped else ""),
             f"{_text(self.model)} {_text(self.backbone)}",
         )
 
@@ -98,14 +104,16 @@ class Signature:
         document["crf"] = None if self.crf is None else dict(self.crf)
         if self.scored is None:
             del document["scored"]
+        if not self.skipped:
+            del document["skipped"]
         return document
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> "Signature":
         """The signature of a ``score.json``; DataError for missing or unknown fields."""
         known = {field.name for field in fields(cls)}
-        if set(document) | {"scored"} != known:
-            what = f"fields that differ: {', '.join(sorted(known ^ {*document, 'scored'}))}"
+        if set(document) | _OPTIONAL != known:
+            what = f"fields that differ: {', '.join(sorted(known ^ {*document, *_OPTIONAL}))}"
             raise DataError("SIGNATURE", "signature", what, "written by another version of segkit?")
         values = dict(document)
         values["scales"], values["train_os"] = tuple(values["scales"]), tuple(values["train_os"])
