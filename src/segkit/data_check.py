@@ -13,6 +13,7 @@ from segkit.check.opening import noting
 from segkit.check.scan import Survey, scan
 from segkit.conf_files import nearest
 from segkit.data.loader import Dataset
+from segkit.doctor import say
 from segkit.errors import ConfigError, DataError, ExitCode, one_line
 
 CHECK_USAGE = """\
@@ -70,7 +71,7 @@ def check(words: Sequence[str]) -> int:
         print(json.dumps(verdict.as_json(surveys, found), indent=2))
     else:
         for line in [*verdict.lines(surveys, found), verdict.verdict(surveys, found)]:
-            print(line)
+            say(line)
     if any(finding.severity == "error" for finding in found):
         fix = "training stops at the first of the errors"
         raise DataError("CHECK", place(surveys[0]), verdict.verdict(surveys, found), fix)
@@ -94,13 +95,13 @@ def statistics(words: Sequence[str]) -> int:
         facts = {"dataset": asked.name, "split": split, **stats.as_json(found)}
         print(json.dumps(facts, indent=2))
     else:
-        print(f"{one_line(asked.name)} {one_line(split)}: {found.samples} images\n")
-        print(stats.table(found))
-        print(f"\nto use the weights: segkit train {asked.retyped} {stats.weights_line(found)}")
+        say(f"{one_line(asked.name)} {one_line(split)}: {found.samples} images\n")
+        say(stats.table(found))
+        say(f"\nto use the weights: segkit train {asked.retyped} {stats.weights_line(found)}")
     if out is not None:
         draw(out, survey, found, f"{asked.name} {split}: {found.samples} images")
         if not asked.json:
-            print(f"picture: {out}")
+            say(f"picture: {out}")
     return ExitCode.OK
 
 

@@ -1,6 +1,9 @@
 """segkit data check: rows D12, D15 and D16, leaks, twins, and the words of the command."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -270,3 +273,74 @@ def test_json_is_all_of_it(folder: SmallFolder, capsys: Capsys) -> None:
     write(folder.root / "train.txt", "\n".join(f"gone{n:02d}" for n in range(12)).encode())
     _, out, _ = said(capsys, "check", str(folder.root), "--json", "workers=0")
     assert len([f for f in json.loads(out)["findings"] if f["id"] == "DATA-MISSING-FILE"]) == 24
+
+
+# -- every shipped data set ------------------------------------------------------------------------
+
+VOC_LISTS = "ImageSets/Segmentation"
+TREES = {
+    "voc": ("VOCdevkit/VOC2012", "JPEGImages/{}.jpg", "SegmentationClass/{}.png", VOC_LISTS),
+    "voc_aug": ("VOCdevkit/VOC2012", "JPEGImages/{}.jpg", "SegmentationClassAug/{}.png", VOC_LISTS),
+    "camvid": ("camvid", "images/{}.png", "labels/{}.png", "."),
+}
+STREET = "{kind}/{split}/ulm/ulm_{number:06d}_000019_{end}.png"
+
+
+def fill(name: str, room: Path) -> None:
+    """Three train pairs and two of val."""
+    own, images, masks, lists = TREES[name]
+    names = {"trainaug" if name == "voc_aug" else "train": range(3), "val": range(3, 5)}
+    for split, numbers in names.items():
+        write(room / own / lists / f"{split}.txt", "".join(f"s{n}\n" for n in numbers).encode())
+        for number in numbers:
+            folder = "SegmentationClass/{}.png" if (name, split) == ("voc_aug", "val") else masks
+            encode = jpeg if images.endswith("jpg") else png
+            write(room / own / images.format(f"s{number}"), encode(photo(number)))
+            write(room / own / folder.format(f"s{number}"), png(mask(number)))
+
+
+def fill_streets(room: Path) -> None:
+    labels = mask() % 34 + 5  # ids 5, 6, 7 and 22, of which two count
+    for number, split in enumerate(["train", "train", "train_extra", "val", "test"]):
+        ends = [("leftImg8bit", "leftImg8bit", png(photo(number)))]
+        ends += [(k, f"{k}_labelIds", png(labels)) for k in ("gtFine", "gtCoarse")]
+        for kind, end, content in ends:
+            place = STREET.format(kind=kind, split=split, number=number, end=end)
+            write(room / "cityscapes" / place, content)
+
+
+@pytest.mark.parametrize("name", [*TREES, "cityscapes", "cityscapes_coarse"])
+def test_every_shipped_set_is_checked(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capsys
+) -> None:
+    monkeypatch.setenv("SEGKIT_DATA", str(tmp_path))
+    fill(name, tmp_path) if name in TREES else fill_streets(tmp_path)
+    answer = checked(capsys, f"dataset={name}")
+    assert answer.code == ExitCode.OK
+    assert answer.ids == ["DATA-UNUSED-CLASS"]
+    pairs = {"cityscapes": 2, "cityscapes_coarse": 1}.get(name, 3)
+    assert next(iter(answer.facts["splits"].values()))["pairs"] == pairs
+    is_street = name not in TREES
+    bad = next(tmp_path.rglob("leftImg8bit/val/**/*.png" if is_street else "*.png"))
+    bad.write_bytes(bad.read_bytes()[:-30])
+    assert checked(capsys, f"dataset={name}").one("DATA-UNREADABLE")["where"] == str(bad)
+
+
+def test_the_test_split_of_cityscapes_has_images_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capsys
+) -> None:
+    monkeypatch.setenv("SEGKIT_DATA", str(tmp_path))
+    fill_streets(tmp_path)
+    answer = checked(capsys, "dataset=cityscapes", "split=test")
+    assert (answer.code, answer.facts["findings"]) == (ExitCode.OK, [])
+    assert answer.facts["splits"]["test"]["void_share"] is None
+    assert cli.main(["data", "stats", "dataset=cityscapes", "split=test"]) == ExitCode.DATA
+    assert "test holds no mask" in capsys.readouterr().err
+
+
+def test_text_in_an_encoding_that_lacks_the_letters(folder: SmallFolder) -> None:
+    write(folder.root / "classes.txt", "Straße\nsky\ntree\nHügel".encode())
+    line = [sys.executable, "-m", "segkit", "data", "check", str(folder.root), "workers=0"]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(line, env=env, capture_output=True, text=True, check=True)
+    assert "classes have no pixel in train: H\\xfcgel" in ended.stdout

@@ -91,7 +91,9 @@ def of_split(survey: Survey) -> Iterator[Finding]:
         yield Finding("error", "DATA-VOID-SPLIT", where, what, "", survey.split)
         return
     unused = [name for name, n in zip(survey.labels.names, survey.images, strict=True) if n == 0]
-    if survey.total and len(unused) == survey.labels.num_classes - 1 and survey.void:
+    through_table = any(getattr(survey.dataset, f"{t}_table", None) for t in ("colour", "value"))
+    alone = len(unused) == survey.labels.num_classes - 1
+    if survey.total and alone and survey.void and not through_table:
         label = int(np.argmax(survey.images))
         what = f"every mask of {survey.split} holds {label} and {ignored} alone"
         fix = f"if {ignored} is a class and not void, give dataset.values or another ignore_label"

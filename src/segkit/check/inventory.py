@@ -23,14 +23,13 @@ def inventory(surveys: Sequence[Survey]) -> Iterator[Finding]:
         if folders in seen:
             continue
         seen.add(folders)
-        read = {str(i) for s in surveys if _is_in(s, folders) for i in s.dataset.ids}
+        read = {str(i) for s in surveys if _images_of(s) == folders[0] for i in s.dataset.ids}
         yield from _of_folders(pairs, *folders, read)
 
 
-def _is_in(survey: Survey, folders: tuple[Path, Path]) -> bool:
+def _images_of(survey: Survey) -> Path | None:
     pairs = survey.dataset
-    assert isinstance(pairs, FilePairs)
-    return folders == (pairs.root / pairs.layout.images, pairs.root / pairs.layout.masks)
+    return pairs.root / pairs.layout.images if isinstance(pairs, FilePairs) else None
 
 
 def _of_folders(

@@ -69,7 +69,7 @@ def _counted(number: int, name: str) -> str:
 def lines(surveys: Sequence[Survey], found: Sequence[Finding]) -> Iterator[str]:
     """For people: what each split is, then the findings by kind, the first few of each."""
     for survey in surveys:
-        yield f"{survey.split}: {_described(survey)}"
+        yield one_line(f"{survey.split}: {_described(survey)}")
     for (severity, name), group in groupby(found, key=lambda f: (f.severity, f.id)):
         members = list(group)
         yield one_line(f"{severity} {name} ({len(members)})")
