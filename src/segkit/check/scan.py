@@ -1,22 +1,18 @@
 """Every pair of a split, in parallel, as sums over the split and a few bytes for each pair."""
 
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm import tqdm
 
 from segkit.check.look import DIGEST_BYTES, LOOK_BYTES, PairFacts, look_at
+from segkit.data.bars import shown
 from segkit.data.labels import LabelSet
 from segkit.data.loader import Dataset
 from segkit.data.workers import Note, in_order
 
 # Small pairs take less than a message to a worker and back; some must always be on their way.
 _PREFETCH = 16
-_LINE_EVERY_S = 30.0
 
 
 @dataclass
@@ -130,19 +126,6 @@ def scan(split: str, dataset: Dataset, workers: int) -> Survey:
 
     tasks = range(len(dataset))
     results = in_order(tasks, work, workers=workers, name_of=survey.image, prefetch=_PREFETCH)
-    for index, facts in enumerate(_shown(results, split, len(tasks))):
+    for index, facts in enumerate(shown(results, split, len(tasks), "pair")):
         survey.add(index, facts)
     return survey
-
-
-def _shown(results: Iterable[PairFacts], split: str, total: int) -> Iterator[PairFacts]:
-    """The results, with a bar; where stderr is no terminal, a line now and then."""
-    if sys.stderr.isatty():
-        yield from tqdm(results, split, total, unit="pair", dynamic_ncols=True, leave=False)
-        return
-    said = time.monotonic()
-    for done, facts in enumerate(results):
-        if time.monotonic() - said >= _LINE_EVERY_S:
-            said = time.monotonic()
-            print(f"{split}: {done} of {total} pairs", file=sys.stderr, flush=True)
-        yield facts
