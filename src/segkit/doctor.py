@@ -54,7 +54,7 @@ VERSIONS: dict[str, tuple[str, str | None]] = {
     "hydra-core": ("1.3.4", None),
     "omegaconf": ("2.3", None),
     "albumentations": ("2.0", "2.1"),
-    "opencv-python-headless": ("4.10", None),
+    "opencv-python-headless": ("4.11", None),
     "numpy": ("1.26", None),
     "pillow": ("12.3", None),
     "safetensors": ("0.5", None),

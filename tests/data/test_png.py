@@ -91,9 +91,11 @@ def test_the_budget_comes_before_the_pixels(tmp_path: Path) -> None:
     assert plain(path, 1199) is None
 
 
-def test_a_flipped_bit_is_always_noticed(tmp_path: Path) -> None:
+def test_a_flipped_bit_changes_no_pixel_unnoticed(tmp_path: Path) -> None:
+    """Only in the second of two checksums of the pixels may one stand."""
     content = with_chunks()
-    for place in range(8, len(content), 7):
+    for place in range(8, len(content), 3):
         damaged = bytearray(content)
         damaged[place] ^= 1 << place % 8
-        assert plain(write(tmp_path / "a.png", bytes(damaged))) is None
+        made = plain(write(tmp_path / "a.png", bytes(damaged)))
+        assert made is None or (-16 <= place - len(content) < -12 and np.array_equal(made, RGB))
