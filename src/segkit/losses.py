@@ -19,6 +19,8 @@ class CrossEntropy:
     Raises ConfigError CFG-RANGE for no weights, negative ones, or ones that are not finite.
     """
 
+    reads_scales = False  # the scores of several input scales, beside ``out``
+
     def __init__(
         self,
         ignore_label: int,
@@ -113,6 +115,8 @@ class SubsampledCrossEntropy:
     count nowhere, and sum and divisor are apart as in ``CrossEntropy``.
     """
 
+    reads_scales = False
+
     def __init__(self, ignore_label: int, shrink: int = 8) -> None:
         if shrink < 1:
             raise ConfigError("RANGE", "loss.shrink", f"found {shrink}", "1 or more")
@@ -147,6 +151,8 @@ class MultiScaleCrossEntropy(SubsampledCrossEntropy):
     The last one stays at its own size and meets labels subsampled twice as far. A network without
     ``model.msc`` gives the first alone, and that is then the whole loss (facts §2.9).
     """
+
+    reads_scales = True
 
     def normaliser(self, labels: Tensor) -> dict[str, Tensor]:
         """The valid labels of both grids."""

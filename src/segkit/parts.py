@@ -190,15 +190,15 @@ def check_network(values: Values) -> list[Segmenter]:
 
     Gives the networks, on the meta device, for further questions (recipe.py).
     Raises ``ConfigError`` for unknown or mistyped arguments, an output stride or a multi-grid that
-    the backbone cannot have, an auxiliary score without a loss, and a batch too small to train
-    batch norm.
+    the backbone cannot have, scores without a loss, and a batch too small to train batch norm.
     """
     instantiate.partial(values["dataset"], "dataset")
-    instantiate.partial(values["loss"], "loss")(ignore_label=255)
+    loss = instantiate.partial(values["loss"], "loss")(ignore_label=255)
     with torch.device("meta"):
         nets = [network_of(values, 2, stage["os"]) for stage in stages_of(values)]
         check_batches(nets[-1], values)
     check_auxiliary(nets[-1], values)
+    check_scales(nets[-1], loss)
     return nets
 
 
@@ -214,6 +214,16 @@ def check_auxiliary(net: Segmenter, values: Values) -> None:
     if net.head.gives_aux and not weight:
         fix = "loss.aux_weight=0.5, or model.auxiliary=false"
         raise ConfigError("AUX", "loss.aux_weight", "0 leaves out the model's aux score", fix)
+
+
+def check_scales(net: Segmenter, loss: object) -> None:
+    """Refuse scores of several input scales that the loss leaves out (v2's MSC, facts §2.8).
+
+    A loss of the user's own that says nothing of ``reads_scales`` is trusted.
+    """
+    if len(net.head.input_scales) > 1 and not getattr(loss, "reads_scales", True):
+        what = "leaves out the losses of the model's input scales (model.msc=true)"
+        raise ConfigError("SCALES", "loss", what, "loss=msc, or model.msc=false")
 
 
 def check_batches(net: Segmenter, values: Values) -> None:

@@ -239,9 +239,12 @@ def test_the_average_is_validated_and_the_raw_weights_where_asked(tmp_path: Path
 
 def test_a_run_without_one_cannot_go_on_with_one(tmp_path: Path) -> None:
     toy.train_toy(tmp_path / "run", stages=[toy.plan(0, 3)])
+    before = (tmp_path / "run/status.json").read_bytes()
+    assert b'"finished"' in before
     with pytest.raises(CheckpointError, match=r"step-00000003.*schedule\.ema") as caught:
         toy.train_toy(tmp_path / "run", stages=[toy.plan(0, 9)], resume=True, settings=EMA)
     assert caught.value.id == "CKPT-NO-AVERAGE"
+    assert (tmp_path / "run/status.json").read_bytes() == before, "refused: it stays finished"
 
 
 def test_a_run_with_one_can_go_on_without(tmp_path: Path) -> None:

@@ -48,8 +48,13 @@ class Average:
 
     def resume(self, point: checkpoint.Checkpoint) -> None:
         """Go on as ``point`` left it; CheckpointError if it holds no average, or another's."""
-        if point.average is None:
-            what = "holds no average of the weights to go on with (schedule.ema)"
-            fix = "resume with schedule.ema=null, or start another run with name=..."
-            raise CheckpointError("NO-AVERAGE", point.path, what, fix)
-        checkpoint.load_weights(self._network, point.average, point.path / checkpoint.AVERAGE)
+        checkpoint.load_weights(self._network, averaged(point), point.path / checkpoint.AVERAGE)
+
+
+def averaged(point: checkpoint.Checkpoint) -> dict[str, Tensor]:
+    """The average that ``point`` holds; CheckpointError CKPT-NO-AVERAGE if there is none."""
+    if point.average is None:
+        what = "holds no average of the weights to go on with (schedule.ema)"
+        fix = "resume with schedule.ema=null, or start another run with name=..."
+        raise CheckpointError("NO-AVERAGE", point.path, what, fix)
+    return point.average

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.engine import checkpoint
-from segkit.engine.average import Average
+from segkit.engine.average import Average, averaged
 from segkit.engine.journal import Journal, Step, digest
 from segkit.engine.progress import Progress
 from segkit.engine.record import Run
@@ -135,6 +135,8 @@ def train(
     if point and point.step == starts[-1] and run.finished:
         run.notice(f"{run.folder}: already complete ({point.step} steps)")
         return
+    if point and settings.ema is not None:
+        averaged(point)  # before anything is recorded: what cannot go on stays what it was
     if point:
         run.notice(f"{run.folder}: resuming at step {point.step} of {starts[-1]}")
     step, saved = (point.step, point.step) if point else (0, -1)
