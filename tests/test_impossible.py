@@ -45,14 +45,18 @@ TABLE = [
     ("model=v2_largefov backbone=r101_caffe", "RECIPE", "schedule.rules", "schedule=v2_resnet"),
     ("model=v3 backbone=r50 schedule=v1 os=8", "RECIPE", "schedule.rules", "v3 and v3plus"),
     ("model=v3plus_xception loss=ce_aux", "AUX", "loss.aux_weight", "loss.aux_weight=0"),
+    # Scores that the loss would leave out.
+    ("model=v2 model.msc=true loss=ce", "SCALES", "loss: leaves out", "loss=msc"),
+    ("model=v2 model.msc=true loss=labels8", "SCALES", "model.msc=true", "model.msc=false"),
+    ("model=v2_kazuto1011 loss=hard_pixels", "SCALES", "loss: leaves out", "loss=msc"),
     # Labels that the scores do not meet.
     ("model=v1 os=16", "SHRINK", "loss.shrink, os, schedule.stages.0.os", "loss.shrink=16"),
     ("model=v3 backbone=r50 loss=labels16 os=8", "SHRINK", "every 16th pixel", "loss.shrink=8"),
     ("model=v3plus backbone=mnv2 loss=labels16", "SHRINK", "scores are 4 apart", "loss=ce"),
     ("model=v2 model.msc=true os=16", "SHRINK", "every 8th pixel", "loss.shrink=16"),
     # Nothing to start from.
-    ("model=v1_msc", "PRETRAINED", "head.fc.fc8.weight", "segkit train model=v1 name=first"),
-    ("model=v1_7x7_msc", "PRETRAINED", "pretrained: imagenet", "model=v1_7x7 name=first"),
+    ("model=v1_msc", "PRETRAINED", "head.fc.fc8.weight", "segkit train model=v1 dataset=shapes name=first"),
+    ("model=v1_7x7_msc", "PRETRAINED", "pretrained: imagenet", "model=v1_7x7 dataset=shapes name=first"),
 ]
 
 
@@ -106,6 +110,8 @@ def test_a_backbone_without_a_map_at_stride_4(tmp_path, monkeypatch, capsys):
         "model=v1 os=16 loss.shrink=16 augment.crop=321",
         "model=v3 backbone=r50 loss=labels16",
         "model=v3plus backbone=mnv2 loss=labels16 loss.shrink=4",
+        "model=v2 model.msc=true loss=msc",
+        "model=v2 loss=ce",
         "model=v1_msc pretrained=none",
         "model=v1_msc pretrained=first/model.safetensors",
         "model=v1_msc schedule=v1",
@@ -140,7 +146,7 @@ def test_msc_without_a_trained_classifier(capsys):
         loaded(capsys, vgg, "pretrained=vgg16.pth")
     assert fault.value.id == "CKPT-WEIGHTS-MISMATCH"
     assert "holds no head.fc.fc8.weight [2, 1024, 1, 1], head.fc.fc8.bias [2]" in fault.value.line()
-    assert "segkit train model=v1 name=first" in fault.value.line()
+    assert "segkit train model=v1 dataset=shapes name=first" in fault.value.line()
     said = "never trained (rate 0): head.fc.fc8.weight, head.fc.fc8.bias\n"
     assert said in loaded(capsys, vgg, "pretrained=vgg16.pth", "pretrained_strict=false")
     assert said in loaded(capsys, Origin("none"), "pretrained=none")
