@@ -18,7 +18,7 @@ from torch import Tensor
 
 from segkit.engine.progress import Progress
 from segkit.engine.record import Run
-from segkit.errors import NumericsError
+from segkit.errors import DataError, NumericsError
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Journal:
         self._run, self._progress = run, progress
         self._steps: list[Step] = []
         self._void_told = False
+        self._void_from: int | None = None  # the epoch since which no pixel is labelled
         self.restart()
 
     def restart(self) -> None:
@@ -57,7 +58,7 @@ class Journal:
     def flush(self, last_sha256: str | None = None) -> None:
         """Write what was added. Raises NumericsError for a loss or gradient that is not finite;
         the steps before it are written, and what its batch was made of goes into ``logs/``, with
-        ``last_sha256`` where it is the last step's.
+        ``last_sha256`` where it is the last step's. Raises DataError for an epoch of void alone.
         """
         if not self._steps:
             return
@@ -76,12 +77,25 @@ class Journal:
     def _show(self, step: Step, row: dict[str, Any]) -> None:
         named = {f"train/{key}": row[key] for key in ("loss", "lr", "gradient_norm")}
         self._run.scalars(step.step, named)
+        self._check_labelled(step, row)
         if row["pixels"] == 0 and not self._void_told:
             self._void_told = True
             self._run.notice(
                 f"step {step.step}: no labelled pixel in the whole batch ({', '.join(step.ids)}); "
                 "its loss counts 0 (said once)"
             )
+
+    def _check_labelled(self, step: Step, row: dict[str, Any]) -> None:
+        """DataError once a whole epoch went by without one labelled pixel."""
+        epochs = step.origin.get("epochs")
+        if row["pixels"] or not epochs:
+            self._void_from = None
+            return
+        if self._void_from is None:
+            self._void_from = max(epochs)
+        if min(epochs) >= self._void_from + 2:
+            what = "a whole epoch without one labelled pixel: there is nothing to learn from"
+            raise DataError("VOID", f"stage {step.stage}", what, "see segkit data check")
 
     def _time(self, steps: Sequence[Step], last: dict[str, Any]) -> None:
         seconds = max(time.monotonic() - self._began, 1e-9)
