@@ -373,16 +373,16 @@ def test_a_run_killed_before_its_first_checkpoint_still_loads_its_weights(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its folder already names the weights; taking its word would train from random ones."""
-    from segkit import train
+    from segkit import start
 
     calls: list[str] = []
-    real = train.load_backbone
+    real = start.load_backbone
 
     def spy(backbone: object, pretrained: str, **rest: object) -> object:
         calls.append(pretrained)
         return real(backbone, pretrained, **rest)
 
-    monkeypatch.setattr(train, "load_backbone", spy)
+    monkeypatch.setattr(start, "load_backbone", spy)
     assert cli.main(["train", *TINY]) == 0
     assert cli.main(["train", *TINY, "resume=true"]) == 0
     assert len(calls) == 1, "a run with checkpoints takes its weights from them"

@@ -55,8 +55,18 @@ TABLE = [
     ("model=v3plus backbone=mnv2 loss=labels16", "SHRINK", "scores are 4 apart", "loss=ce"),
     ("model=v2 model.msc=true os=16", "SHRINK", "every 8th pixel", "loss.shrink=16"),
     # Nothing to start from.
-    ("model=v1_msc", "PRETRAINED", "head.fc.fc8.weight", "segkit train model=v1 dataset=shapes name=first"),
-    ("model=v1_7x7_msc", "PRETRAINED", "pretrained: imagenet", "model=v1_7x7 dataset=shapes name=first"),
+    (
+        "model=v1_msc",
+        "PRETRAINED",
+        "head.fc.fc8.weight",
+        "segkit train model=v1 dataset=shapes name=first",
+    ),
+    (
+        "model=v1_7x7_msc",
+        "PRETRAINED",
+        "pretrained: imagenet",
+        "model=v1_7x7 dataset=shapes name=first",
+    ),
 ]
 
 

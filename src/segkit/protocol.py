@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -18,6 +18,7 @@ from segkit.inference.crf_pool import CrfPool
 from segkit.inference.multiscale import Predictor
 from segkit.report.signature import Signature
 from segkit.restored import Trained
+from segkit.schema import FEEDING_KEYS
 
 
 def predictor_of(trained: Trained, values: parts.Values, device: torch.device) -> Predictor:
@@ -61,6 +62,7 @@ def slug(values: parts.Values, trained: Trained) -> str:
     own = [f"os{values['os']}"] if values["os"] else []
     asked = {k: values[k] for k in ("tta", "densecrf", "eval", "dataset", "precision", "device")}
     asked["eval"] = {k: v for k, v in values["eval"].items() if k != "weights"}
+    asked["dataset"] = {k: v for k, v in values["dataset"].items() if k not in FEEDING_KEYS}
     scored = [trained.step, *([trained.scored] if trained.scored else [])]
     exact = hashlib.sha256(json.dumps([asked, *scored], sort_keys=True, default=str).encode())
     data = [values["dataset"]["name"], parts.split_of(values)]
@@ -70,17 +72,27 @@ def slug(values: parts.Values, trained: Trained) -> str:
 def data_name(values: parts.Values, trained: Trained) -> str:
     """The data set, with the arguments in which it differs from the run's own."""
     mine, own = flatten(values["dataset"]), flatten(trained.config.values["dataset"])
-    free = ("name", "_target_", "root", "cache", "train_split", "val_split")
-    changed = [f"{k}:{mine[k]}" for k in mine if k not in free and mine[k] != own.get(k)]
+    free = ("name", "_target_", "root", "train_split", "val_split", *FEEDING_KEYS)
+    changed = [
+        f"{k}:{v}" for k, v in mine.items() if k.split(".")[0] not in free and v != own.get(k)
+    ]
     return without_secrets(f"{mine['name']}({','.join(changed)})" if changed else mine["name"])
+
+
+def origin_text(origin: Mapping[str, Any], longest: int = 8) -> str:
+    """``run:first@200:35b12e12 < imagenet:file:9b1adaf0``: where weights come from, and those."""
+    named = [origin.get("file"), str(origin.get("sha256") or "")[:8]]
+    text = ":".join([str(origin.get("kind", "unknown")), *(str(n) for n in named if n)])
+    before = origin.get("before")
+    if not isinstance(before, Mapping) or longest < 2:
+        return text
+    return f"{text} < {origin_text(before, longest - 1)}"
 
 
 def sign(score: Score, trained: Trained, values: parts.Values, device: torch.device) -> Signature:
     """Everything that could change the number."""
     config, net = trained.config, trained.net
     crf = {k: v for k, v in values["densecrf"].items() if v is not None} if values["crf"] else None
-    origin = trained.weights
-    named = [origin.get("file"), str(origin.get("sha256") or "")[:8]]
     return Signature(
         dataset=data_name(values, trained),
         split=parts.split_of(values),
@@ -95,7 +107,7 @@ def sign(score: Score, trained: Trained, values: parts.Values, device: torch.dev
         fusion=values["tta"]["fusion"],
         flip=values["flip"],
         crf=crf,
-        weights=":".join([str(origin.get("kind", "unknown")), *(n for n in named if n)]),
+        weights=origin_text(trained.weights),
         checkpoint=trained.kind,
         step=trained.step,
         scored=trained.scored,

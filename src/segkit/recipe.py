@@ -94,4 +94,8 @@ def standing(values: parts.Values, net: Segmenter) -> Iterator[str]:
 def way(values: Mapping[str, Any]) -> str:
     """What to type to have a trained classifier."""
     base = str(values["model"].get("name", "")).removesuffix("_msc")
-    return f"train it first (segkit train model={base} name=first), then type pretrained=runs/first"
+    data = values["dataset"]["name"]
+    return (
+        f"train it first (segkit train model={base} dataset={data} name=first), "
+        "then type pretrained=runs/first"
+    )

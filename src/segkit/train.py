@@ -18,7 +18,6 @@ from segkit.data.labels import LabelSet
 from segkit.data.loader import Dataset, EvalSample, eval_samples, train_batches
 from segkit.data.normalise import Normalise
 from segkit.data.transforms import TrainTransform
-from segkit.engine import checkpoint
 from segkit.engine.evaluate import evaluate
 from segkit.engine.follower import Follower
 from segkit.engine.loop import Settings, StagePlan, train
@@ -32,16 +31,14 @@ from segkit.inputs import inputs_of
 from segkit.metrics import iou, mean_iou, pixel_accuracy
 from segkit.models.contracts import IMAGENET_PIXELS
 from segkit.models.segmenter import Segmenter
-from segkit.models.weights import load_backbone
 from segkit.optim import set_learning_rate, sgd
-from segkit.randomness import integer
 from segkit.ranks import place
-from segkit.record import check_resume, environment_before, open_run
+from segkit.record import check_resume, open_run
 from segkit.report.curves import write_curve
 from segkit.report.pictures import panel
 from segkit.report.tables import print_class_table
-from segkit.restored import find, typed_path
 from segkit.schedules import batch_norm_momentum, learning_rate
+from segkit.start import begin, fresh_network
 
 
 def main(composed: Composed) -> int:
@@ -71,7 +68,7 @@ def work(composed: Composed, team: Alone) -> int:
         with team.guard(), team.phase("opening the run"), team.first():  # one may have to download
             if team.leads:
                 check_resume(folder, composed)
-            weights = weights_of(folder, net, values)
+            weights = begin(folder, net, composed, val_set.labels)
         inputs = inputs_of(values, train_sets, folder, stop, team)
         run = opened(folder, composed, val_set.labels, weights, device, team)
         team.on_leave(run.record_end)
@@ -126,51 +123,6 @@ def opened(
         return run
     with team.guard():
         return Follower(folder, team, team.share({}))
-
-
-# -- the network at the start ------------------------------------------------------------------
-
-
-def fresh_network(values: parts.Values, num_classes: int, output_stride: int) -> Segmenter:
-    """A network whose random start is a function of the seed."""
-    torch.manual_seed(integer(values["seed"], "init"))
-    return parts.network_of(values, num_classes, output_stride)
-
-
-def weights_of(folder: Path, net: Segmenter, values: parts.Values) -> dict[str, Any]:
-    """Load the pretrained backbone and say from where.
-
-    A run that has a checkpoint takes its weights from there and keeps its own word for their
-    origin. One that was killed before its first checkpoint has nothing but a folder: it loads.
-    """
-    known = environment_before(folder).get("weights")
-    if values["resume"] and known and checkpoint.steps(folder / "checkpoints"):
-        return dict(known)
-    origin = load_backbone(
-        net.backbone,
-        weights_file(values["pretrained"], values["runs"]),
-        source=net.backbone.imagenet,
-        head=net.head,
-        strict=values["pretrained_strict"],
-        download=True,
-    )
-    if origin.sha256:
-        count, digest = origin.keys_loaded, origin.sha256[:16]
-        print(f"weights: {count} tensors of {origin.file} (sha256 {digest}...)")
-    if left := origin.not_loaded:
-        more = f", ... ({len(left)} in all)" if len(left) > 6 else ""
-        print(f"{origin.file} does not fit, so from random: {', '.join(left[:6])}{more}")
-    recipe.check_loaded(values, net, origin)
-    return origin.to_dict()
-
-
-def weights_file(pretrained: str, runs: str) -> str:
-    """A run's or checkpoint's folder as its file of weights: the average where there is one."""
-    if not typed_path(pretrained).is_dir():
-        return pretrained
-    folder = find(pretrained, runs, "last")
-    average = folder / checkpoint.AVERAGE
-    return str(average if average.exists() else folder / checkpoint.PAYLOADS[0])
 
 
 # -- stages ------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def _crf(argument: str) -> None:
 
 # Where a function of segkit is in the middle of something, as (module, function).
 MOMENTS = {
-    "weights": ("segkit.train", "load_backbone"),
+    "weights": ("segkit.start", "load_backbone"),
     "opening": ("segkit.engine.record", "_create"),
     "first": ("segkit.engine.loop", "_tune"),
     "step": ("segkit.engine.loop", "Update.__call__"),

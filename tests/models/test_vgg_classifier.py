@@ -8,11 +8,12 @@ import torch
 import torchvision
 from torch import Tensor
 
-from segkit import train
 from segkit.config import compose
+from segkit.data.labels import VOC
 from segkit.models.fully_connected import FullyConnected
 from segkit.models.heads.v1 import DeepLabV1
 from segkit.models.segmenter import Segmenter
+from segkit.start import begin, fresh_network
 
 CONVOLUTIONS = 26  # 13 weights, 13 biases
 
@@ -56,10 +57,10 @@ def branches(net: Segmenter) -> list[FullyConnected]:
 )
 def test_what_is_taken_of_it_and_said(name, taps, every, count, vgg16, tmp_path, capsys):
     path, theirs = vgg16
-    values = compose("train", [f"model={name}", f"pretrained={path}"]).values
-    net = train.fresh_network(values, 21, values["os"])
+    composed = compose("train", [f"model={name}", f"pretrained={path}"])
+    net = fresh_network(composed.values, 21, composed.values["os"])
     fc8 = [fc.fc8.weight.clone() for fc in branches(net)]
-    origin = train.weights_of(tmp_path, net, values)
+    origin = begin(tmp_path, net, composed, VOC)
     loaded = CONVOLUTIONS + 4 * count
     assert (origin["kind"], origin["file"]) == ("file", path.name)
     assert (origin["keys_loaded"], origin["not_loaded"]) == (loaded, [])

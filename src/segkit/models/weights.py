@@ -68,18 +68,21 @@ _ANY_FILE = ImageNetWeights(files=())
 class Origin:
     """Where a backbone's start came from; part of every score's signature.
 
-    ``not_loaded`` names the parameters and buffers that kept their random start.
+    ``not_loaded`` names the parameters and buffers that kept their random start; ``before`` is what
+    a run, from which this one starts, began from itself.
     """
 
-    kind: Literal["imagenet", "file", "none"]
+    kind: Literal["imagenet", "file", "run", "none"]
     file: str | None = None
     sha256: str | None = None
     keys_loaded: int = 0
     not_loaded: tuple[str, ...] = ()
+    before: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; the file's name without its folder."""
-        return {**asdict(self), "not_loaded": list(self.not_loaded)}
+        plain = {**asdict(self), "not_loaded": list(self.not_loaded)}
+        return {k: v for k, v in plain.items() if k != "before" or v}
 
 
 def load_backbone(
@@ -130,38 +133,63 @@ def load_backbone(
         )
     if kind == "imagenet" and not file.hash_prefix and (told := compare(file.name, digest)):
         print(f"segkit: {told}", file=sys.stderr, flush=True)
-    whole = _below(tensors, "backbone.")
-    fitting = whole or _in_our_names(tensors, source or _ANY_FILE)
-    offered = _offered(head, tensors, whole=bool(whole)) if head is not None else {}
+    if any(key.startswith("backbone.") for key in tensors):
+        loaded, left = load_whole(backbone, head, tensors, where=str(path), strict=strict)
+    else:
+        fitting = _in_our_names(tensors, source or _ANY_FILE)
+        offered = head.from_classifier(tensors) if head is not None else {}
+        loaded, left = _take(backbone, head, fitting, offered, where=str(path), strict=strict)
+    return Origin(kind, without_secrets(path.name), digest, loaded, tuple(left))
+
+
+def load_whole(
+    backbone: nn.Module,
+    head: "Head | None",
+    tensors: Mapping[str, Tensor],
+    *,
+    where: str,
+    strict: bool,
+    new_classifier: bool = False,
+) -> tuple[int, list[str]]:
+    """Fill backbone and head out of a whole network's ``backbone.`` and ``head.`` tensors.
+
+    The head takes what has the same name and shape, without the classifier where that is to be
+    a ``new_classifier``. Returns how many were loaded, and what was not. Raises as
+    ``load_backbone``.
+    """
+    offered: dict[str, Tensor | None] = {}
+    if head is not None:
+        theirs, own = _below(tensors, "head."), head.state_dict()
+        if new_classifier:
+            theirs = {k: t for k, t in theirs.items() if not k.startswith(head.classifier_prefixes)}
+        offered = {
+            key: theirs[key] if key in theirs and _same_shape(own, theirs, key) else None
+            for key in own
+            if not key.endswith("num_batches_tracked")
+        }
+    return _take(backbone, head, _below(tensors, "backbone."), offered, where=where, strict=strict)
+
+
+def _take(
+    backbone: nn.Module,
+    head: "Head | None",
+    fitting: Mapping[str, Tensor],
+    offered: Mapping[str, Tensor | None],
+    *,
+    where: str,
+    strict: bool,
+) -> tuple[int, list[str]]:
     for_head = {key: tensor for key, tensor in offered.items() if tensor is not None}
-    _check_finite(for_head, str(path))
-    loaded, left = _fill(backbone, fitting, where=str(path), strict=strict)
+    _check_finite(for_head, where)
+    loaded, left = _fill(backbone, fitting, where=where, strict=strict)
     if head is not None:
         head.load_state_dict(for_head, strict=False)
     left += [f"head.{key}" for key in offered if key not in for_head]
-    return Origin(kind, without_secrets(path.name), digest, loaded + len(for_head), tuple(left))
+    return loaded + len(for_head), left
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): tensors[k] for k in tensors if k.startswith(prefix)}
-
-
-def _offered(
-    head: "Head", tensors: Mapping[str, Tensor], *, whole: bool
-) -> dict[str, Tensor | None]:
-    """What a file has for the head; None where nothing fits.
-
-    A ``whole`` network, a run's own, gives what has the same name and shape: with other classes
-    all but the classifier.
-    """
-    if not whole:
-        return head.from_classifier(tensors)
-    theirs, own = _below(tensors, "head."), head.state_dict()
-    return {
-        key: theirs[key] if key in theirs and _same_shape(own, theirs, key) else None
-        for key in own
-        if not key.endswith("num_batches_tracked")
-    }
 
 
 def load_segmenter(
