@@ -88,7 +88,8 @@ def training_input(
     if classes:
         if known is None:
             known = source.census(read)
-            _skipped(known, {"max_skipped": 0}, split)
+            if known.unreadable:
+                raise known.fault(min(known.unreadable))
         order += known.with_any(classes) * (node["duplicate"]["times"] - 1)
         say(f"an epoch of {split} has {len(order)} samples, {len(dataset)} different ones")
     if bad or classes:
