@@ -111,6 +111,10 @@ def test_help_names_exit_codes_groups_and_choices(capsys: pytest.CaptureFixture[
     assert all(choice in page for choice in choices_of("backbone"))
     assert "seed=0" in page
     assert "resume=false" in page
+    assert "schedule.ema=null" in page
+    for command in ("train", "eval", "predict"):
+        assert cli.main([command, "--help"]) == 0
+        assert "eval.weights=auto" in capsys.readouterr().out
 
 
 def test_cfg_job_is_yaml_that_composes_the_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,19 +3,22 @@
 import json
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
+import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from segkit import cli, restored
 from segkit.data.labels import CAMVID, VOC
-from segkit.errors import ExitCode
-from segkit.model_import import main
+from segkit.errors import CheckpointError, ExitCode
+from segkit.model_import import Call, import_file, main
 from segkit.models.foreign.sources import SOURCES
 
 SHAPES = 7  # classes of dataset=shapes
@@ -26,6 +29,10 @@ def tensors(classes: int = 21) -> dict[str, Tensor]:
     torch.manual_seed(0)
     net = smp.DeepLabV3Plus("resnet18", encoder_weights=None, classes=classes, decoder_channels=16)
     return net.state_dict()
+
+
+def smp_on(encoder: str) -> Callable[[], torch.nn.Module]:
+    return partial(smp.DeepLabV3Plus, encoder, encoder_weights=None)
 
 
 @pytest.fixture(scope="module")
@@ -144,20 +151,22 @@ def test_what_is_typed_wins(made):
     assert trained.config.values["model"]["rates"] == [6, 12, 18]
 
 
-def test_a_backbone_alone_leaves_the_head_to_chance(capsys):
+def test_a_classifier_is_no_run_but_what_a_training_starts_from(capsys):
     prefix = "encoder."
     torch.save(
         {k.removeprefix(prefix): t for k, t in tensors().items() if k.startswith(prefix)}
         | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)},
         "theirs.pth",
     )
-    main(["theirs.pth", "name=theirs", "model=v3"])
+    Path("own").mkdir()
+    main(["theirs.pth", "name=theirs", "model=v3", "--config-dir", "own"])
     said = capsys.readouterr().out
     assert "keys unused: 2 (fc.weight, fc.bias)" in said
     assert "keys missing: 32 (head.aspp.branches.0.0.weight, " in said
-    assert "starts from random" in said
-    assert "next: segkit train model=v3 backbone=r18 pretrained=theirs.pth" in said.splitlines()
-    assert load("theirs").weights["not_loaded"][0] == "head.aspp.branches.0.0.weight"
+    assert "run: none, a classifier has no head to ask; it is for pretrained=" in said
+    words = "segkit train model=v3 backbone=r18 pretrained=theirs.pth --config-dir own"
+    assert f"next: {words}" in said.splitlines()
+    assert not Path("runs").exists()
 
 
 def test_help(capsys):
@@ -213,13 +222,58 @@ def test_keys_of_nobody(capsys):
     assert fails(capsys, "x.pth")[0] == ExitCode.CHECKPOINT
 
 
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        (smp_on("mobilenet_v2"), "smp: of this project's encoders only resnet18"),
+        (smp_on("resnext50_32x4d"), "smp: of this project's encoders only resnet18"),
+        (
+            lambda: torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(
+                weights_backbone=None
+            ),
+            "torchvision: of this project's backbones only ResNets (18, 34, 50, 101)",
+        ),
+        (lambda: timm.create_model("resnet152"), "timm: of its ResNets and aligned Xceptions only"),
+        (torchvision.models.vgg16, "train model=v1 backbone=vgg16 pretrained="),
+        (torchvision.models.mobilenet_v2, "segkit train backbone=mnv2 pretrained="),
+        (
+            lambda: timm.create_model("resnet50d"),
+            "segkit train backbone=timm backbone.network=NAME pretrained=",
+        ),
+    ],
+)
+def test_networks_there_are_none_of_here(theirs, said, tmp_path):
+    with torch.device("meta"):
+        net = theirs()
+    # One value each: such a file is judged by its names and shapes.
+    tensors = {
+        k: torch.zeros((), dtype=t.dtype).expand(t.shape) for k, t in net.state_dict().items()
+    }
+    torch.save(tensors, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError) as fault:
+        import_file(Call(str(tmp_path / "x.pth")))
+    assert fault.value.id == "CKPT-WEIGHTS-FORMAT"
+    assert said in str(fault.value)
+
+
+def test_lightnings_prefix(capsys):
+    lightning = {f"model.{key}": tensor for key, tensor in tensors().items()}
+    torch.save({"state_dict": lightning, "epoch": 3}, "theirs.ckpt")
+    main(["theirs.ckpt", "name=theirs"])
+    assert "format: smp" in capsys.readouterr().out
+    ours = load("theirs").net.state_dict()["head.classifier.weight"]
+    assert torch.equal(ours, tensors()["segmentation_head.0.weight"])
+
+
 def test_an_extra_key_and_a_lost_one(capsys):
     theirs = tensors()
     del theirs["decoder.block1.0.weight"]
-    torch.save(theirs | {"decoder.strange": torch.zeros(1)}, "x.pth")
+    strange = {f"decoder.{name}": torch.zeros(1) for name in ("s", "q", "r")}
+    torch.save(theirs | strange, "x.pth")
     code, line = fails(capsys, "x.pth")
     assert code == ExitCode.CHECKPOINT
-    assert "1 missing (head.reduce.0.weight); 1 extra (decoder.strange)" in line
+    said = "1 missing (head.reduce.0.weight); 3 extra (decoder.q, decoder.r, decoder.s)"
+    assert said in line
 
 
 def test_numbers_that_are_none(capsys):
@@ -246,8 +300,15 @@ def test_a_pickle_that_runs_code_is_refused(capsys):
 
 
 def test_a_run_of_that_name_is_there(made, capsys):
-    main([str(made()), "name=theirs"])
+    Path("own").mkdir()
+    main([str(made()), "name=theirs", "--config-dir", "own"])
+    said = capsys.readouterr().out
+    assert "next: segkit predict photos/ ckpt=runs/theirs --config-dir own" in said
     before = load("theirs").digest
     assert cli.main(["model", "import", str(made()), "name=theirs"]) == ExitCode.USAGE
-    assert "CFG-RUN-EXISTS" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "CFG-RUN-EXISTS" in err
+    assert "name=..." in err
+    assert "resume" not in err
     assert load("theirs").digest == before

@@ -1,6 +1,7 @@
 """``segkit COMMAND --help``: groups with their choices and the scalars, without composing."""
 
-from dataclasses import MISSING, Field, fields
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields, is_dataclass
 
 from segkit.conf_files import GROUPS, choices_of
 from segkit.schema import ROOTS
@@ -13,16 +14,26 @@ def command_help(command: str, summary: str, config_dir: str | None = None) -> s
     lines = [f"segkit {command} [key=value ...]: {summary}", "", "groups"]
     lines += [f"  {g:<18} {' '.join(choices_of(g, config_dir))}" for g in groups]
     lines += ["", "keys"]
-    lines += [scalar_line(f) for f in fields(root) if "help" in f.metadata and f.name not in groups]
+    lines += [scalar_line(name, f) for name, f in documented(root) if name not in groups]
     nodes = [f.name for f in fields(root) if "help" not in f.metadata and f.name not in groups]
     lines += ["", f"nodes: {' '.join(nodes)}", f"all of it: segkit {command} --cfg job"]
     return "\n".join(lines)
 
 
-def scalar_line(entry: "Field[object]") -> str:
+def documented(root: type) -> Iterator[tuple[str, "Field[object]"]]:
+    """The keys that say of themselves what they are, by their full names: scalars, then nodes'."""
+    yield from ((f.name, f) for f in fields(root) if "help" in f.metadata)
+    for node in fields(root):
+        made = node.default_factory
+        if is_dataclass(made):
+            inside = (f for f in fields(made) if "help" in f.metadata)
+            yield from ((f"{node.name}.{f.name}", f) for f in inside)
+
+
+def scalar_line(name: str, entry: "Field[object]") -> str:
     made = entry.default_factory
     default = entry.default if made is MISSING else made()
-    return f"  {f'{entry.name}={shown(default)}':<24} {entry.metadata['help']}"
+    return f"  {f'{name}={shown(default)}':<24} {entry.metadata['help']}"
 
 
 def shown(value: object) -> str:

@@ -19,8 +19,9 @@ from segkit.data.labels import CAMVID, CITYSCAPES, MAX_CLASSES, VOC, LabelSet, l
 from segkit.engine import checkpoint
 from segkit.errors import CheckpointError, ConfigError, ExitCode, without_secrets
 from segkit.identity import run_name
+from segkit.models.foreign.classifiers import train_words
 from segkit.models.foreign.source import Source
-from segkit.models.foreign.sources import SOURCES, guess
+from segkit.models.foreign.sources import SOURCES, guess, unprefixed
 from segkit.models.segmenter import Segmenter
 from segkit.models.weight_files import read
 from segkit.models.weights import load_segmenter
@@ -33,6 +34,7 @@ USAGE = f"""\
 segkit model import FILE [--from NAME] [key=value ...]
 
 Turns another project's weights into a run for segkit eval ckpt=runs/NAME and segkit predict.
+Of a classifier there is no run: it says what segkit train pretrained=FILE takes it with.
 FILE is torch's (a state dict, or a training script's checkpoint with one), .safetensors or .npz
 (arrays by Keras layer names): tensors only. Model and backbone are guessed from it.
 Projects: {", ".join(SOURCES)}
@@ -105,9 +107,9 @@ def main(argv: Sequence[str]) -> int:
         return ExitCode.OK
     call = parse(argv)
     imported = import_file(call)
+    folder = None if imported.source.backbone_only else write(imported)
     report(imported, guessed=call.source is None)
-    folder = write(imported)
-    print(f"run: {folder}")
+    print(f"run: {folder or 'none, a classifier has no head to ask; it is for pretrained='}")
     print(f"next: {next_command(imported, call, folder)}")
     return ExitCode.OK
 
@@ -156,7 +158,8 @@ def import_file(call: Call) -> Imported:
     ``RefusedError`` SAFE-PICKLE and SAFE-ARCHIVE, ``ConfigError`` for what was typed.
     """
     path = typed_path(str(call.file))
-    theirs, digest = tensors_of(path)
+    found, digest = tensors_of(path)
+    theirs = unprefixed(found)
     source = source_of(theirs, call.source, path)
     if reason := source.refuses(theirs):
         raise CheckpointError("WEIGHTS-FORMAT", path, f"{source.name}: {reason}")
@@ -201,6 +204,10 @@ def source_of(tensors: Mapping[str, Tensor], named: str | None, path: Path) -> S
     first = ", ".join(list(tensors)[:3]) or "none"
     if named is None:
         found = guess(tensors)
+        if found is None and (words := train_words(tensors)):
+            what = "its keys are a classifier's, which has no head to ask"
+            fix = f"it starts a training: segkit train {words} pretrained={path}"
+            raise CheckpointError("WEIGHTS-FORMAT", path, what, fix)
         if found is None:
             what = f"its keys are of no known project, the first are {first}"
             raise CheckpointError("WEIGHTS-FORMAT", path, what, f"known are {', '.join(SOURCES)}")
@@ -295,18 +302,17 @@ def report(imported: Imported, *, guessed: bool) -> None:
     print(f"keys used: {len(imported.used)}")
     print(f"keys unused: {named(imported.unused)}")
     print(f"keys missing: {named(imported.missing)}")
-    if imported.missing:
-        print("what is missing starts from random: this is no trained network yet")
 
 
-def next_command(imported: Imported, call: Call, folder: Path) -> str:
-    """What to type now: with a head from random a training, which the file itself can start."""
-    if not imported.missing:
-        return f"segkit predict photos/ ckpt={folder}"
+def next_command(imported: Imported, call: Call, folder: Path | None) -> str:
+    """What to type now: without a run a training, which the file itself can start."""
+    own = ["--config-dir", call.config_dir] if call.config_dir else []
+    if folder:
+        return shlex.join(["segkit", "predict", "photos/", f"ckpt={folder}", *own])
     choices = imported.composed.choices
     network = [f"{key}={choices[key]}" for key in ("model", "backbone")]
     typed = [o for o in call.overrides if o.partition("=")[0] not in ("model", "backbone", "name")]
-    return shlex.join(["segkit", "train", *network, *typed, f"pretrained={call.file}"])
+    return shlex.join(["segkit", "train", *network, *typed, f"pretrained={call.file}", *own])
 
 
 def named(keys: Sequence[str]) -> str:
@@ -320,7 +326,14 @@ def write(imported: Imported) -> Path:
     name = composed.values["name"] or f"{run_name(composed)}-{imported.sha256[:8]}"
     folder = typed_path(composed.values["runs"]) / str(name)
     cpu = torch.device("cpu")
-    with open_run(folder, composed, imported.labels, imported.origin, cpu) as run:
+    try:
+        opened = open_run(folder, composed, imported.labels, imported.origin, cpu)
+    except ConfigError as fault:
+        if fault.name != "RUN-EXISTS":
+            raise
+        fix = "give the import another name=..."  # resume=true is none: an import trains nothing
+        raise ConfigError(fault.name, fault.where, fault.what, fix) from fault
+    with opened as run:
         run.begin(0)
         saved = checkpoint.save(
             run.checkpoints,

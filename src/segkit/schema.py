@@ -60,10 +60,7 @@ class Rule:
 
 @dataclass
 class Schedule:
-    """Length, stages, batch, learning rate, multipliers and batch norm of a paper's recipe.
-
-    ``ema``: decay of a moving average of the weights, kept beside them (null: none).
-    """
+    """Length, stages, batch, learning rate, multipliers and batch norm of a paper's recipe."""
 
     stages: list[Stage] = field(default_factory=list)
     policy: str = "poly"
@@ -79,7 +76,7 @@ class Schedule:
     nesterov: bool = False
     weight_decay: float = 1e-4
     bn_momentum: float | None = None
-    ema: float | None = None
+    ema: float | None = doc("decay of an average of the weights, kept beside them (null: none)")
     rules: list[Rule] = field(default_factory=list)
 
 
@@ -102,15 +99,11 @@ class Augment:
 
 @dataclass
 class Evaluation:
-    """What is evaluated, how often, and on which padding.
-
-    ``weights``: the average (``schedule.ema``) where the checkpoint has one (auto), it or nothing
-    (average), or the trained weights themselves (raw).
-    """
+    """What is evaluated, how often, and on which padding."""
 
     every: int | None = None
     pad: Any = "fit"
-    weights: str = "auto"
+    weights: str = doc("average, raw (as trained), or auto: the average where there is one", "auto")
     split: str | None = None
     limit: int | None = None
     pictures: int = 4

@@ -262,7 +262,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: object)
     own = model.state_dict()
     wrong = {
         "missing": [name for name in own if name not in tensors],
-        "unknown": [name for name in tensors if name not in own],
+        "unknown": sorted(name for name in tensors if name not in own),
         "of another shape": [n for n in own if n in tensors and own[n].shape != tensors[n].shape],
     }
     if any(wrong.values()):

@@ -40,7 +40,8 @@ class Backbone(nn.Module):
     for a rate.
 
     Made by a function ``make(*, output_stride, multi_grid, **its own arguments)`` that lets
-    ``atrous.plan_units`` decide strides and rates. ``name`` is that of its YAML file.
+    ``atrous.plan_units`` decide strides and rates. ``name`` is that of the network, and of the YAML
+    file that has it without options: mnv2 for mnv2_tf, too.
     """
 
     name: str

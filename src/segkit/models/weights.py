@@ -235,7 +235,7 @@ def _fill(
     # The count of seen batches is only there for momentum=None, and old files do not have it.
     missing = [k for k in own if k not in tensors and not k.endswith("num_batches_tracked")]
     misshaped = [k for k in own if k in tensors and k not in fits]
-    extra = [k for k in tensors if k not in own]
+    extra = sorted(k for k in tensors if k not in own)  # a file's order is anybody's
     if not fits or (strict and (missing or misshaped or extra)):
         raise _mismatch(own, tensors, missing, misshaped, extra, where, nothing=not fits)
     _check_finite(fits, where)

@@ -55,6 +55,12 @@ def overrides(tensors: Tensors) -> list[str]:
     ]
 
 
+def refuses(tensors: Tensors) -> str:
+    if resnet_override(tensors, "encoder."):
+        return ""
+    return "of this project's encoders only resnet18, resnet34, resnet50, resnet101 are here"
+
+
 def width(tensors: Tensors, key: str) -> list[str]:
     """smp's ``decoder_channels``."""
     return [f"model.channels={len(tensors[key])}"] if key in tensors and tensors[key].ndim else []
@@ -65,6 +71,7 @@ SMP = Source(
     recognises=lambda tensors: has_prefix(tensors, "decoder.aspp."),
     overrides=overrides,
     rename=lambda tensors: renamed(tensors, V3PLUS_NAMES if is_v3plus(tensors) else V3_NAMES),
+    refuses=refuses,
     unused=("encoder.fc.",),
     assumed="output stride and rates: smp's defaults unless os= and model.rates= are typed",
 )

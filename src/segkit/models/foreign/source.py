@@ -64,7 +64,10 @@ def resnet_override(tensors: Tensors, prefix: str) -> list[str]:
         ((3, 4, 23, 3), True): "r101",
     }
     name = known.get((depth, bottleneck))
-    return [f"backbone={name}"] if name else []
+    # ResNeXt and wide ResNets have as many units.
+    kernel = tensors.get(f"{prefix}layer1.0.conv2.weight")
+    plain = kernel is not None and kernel.shape == (64, 64, 3, 3)
+    return [f"backbone={name}"] if name and plain else []
 
 
 def units(tensors: Iterable[str], prefix: str) -> int:

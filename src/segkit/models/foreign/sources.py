@@ -1,5 +1,7 @@
 """The projects whose files can be read, and which of them a file is from."""
 
+from torch import Tensor
+
 from segkit.models.foreign.jfzhang95 import JFZHANG95
 from segkit.models.foreign.kazuto1011 import KAZUTO1011
 from segkit.models.foreign.keras import KERAS
@@ -30,3 +32,16 @@ SOURCES = {
 def guess(tensors: Tensors) -> Source | None:
     """The source whose keys these are; no two claim the same file."""
     return next((source for source in SOURCES.values() if source.recognises(tensors)), None)
+
+
+def unprefixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without what a Lightning module calls its network, where all names begin with it.
+
+    Classifiers stay as they are: they are not read here in the end, but by a training.
+    """
+    for prefix in ("model.", "net."):
+        if tensors and all(key.startswith(prefix) for key in tensors):
+            bare = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+            source = guess(bare)
+            return bare if source and not source.backbone_only else tensors
+    return tensors

@@ -1,15 +1,7 @@
 """timm's classifiers: ResNets (torchvision's names) and aligned Xceptions (the names used here)."""
 
-from segkit.models.foreign.source import (
-    Source,
-    Tensors,
-    has_prefix,
-    renamed,
-    resnet_override,
-    units,
-)
-
-_XCEPTIONS = {13: "x41", 21: "x65", 23: "x71"}  # by the number of blocks
+from segkit.models.foreign.classifiers import backbone_override
+from segkit.models.foreign.source import Source, Tensors, has_prefix, renamed
 
 
 def recognises(tensors: Tensors) -> bool:
@@ -18,18 +10,21 @@ def recognises(tensors: Tensors) -> bool:
     )
 
 
-def overrides(tensors: Tensors) -> list[str]:
-    xception = _XCEPTIONS.get(units(tensors, "blocks."))
-    if xception:
-        return [f"backbone={xception}"]
-    return resnet_override(tensors, "")
+def refuses(tensors: Tensors) -> str:
+    if backbone_override(tensors):
+        return ""
+    return (
+        "of its ResNets and aligned Xceptions only r18, r34, r50, r101, x41, x65, x71 are here; "
+        "any other is backbone=timm backbone.network=NAME pretrained=FILE of segkit train"
+    )
 
 
 TIMM = Source(
     name="timm",
     recognises=recognises,
-    overrides=overrides,
+    overrides=backbone_override,
     rename=lambda tensors: renamed(tensors, (("", "backbone."),)),
+    refuses=refuses,
     unused=("fc.", "head."),
     backbone_only=True,
     assumed="where a ResNet strides: as timm and torchvision; Caffe's is backbone=r50_caffe",

@@ -29,10 +29,17 @@ def overrides(tensors: Tensors) -> list[str]:
     return ["model=v3_torchvision", *resnet_override(tensors, "backbone."), *without]
 
 
+def refuses(tensors: Tensors) -> str:
+    if resnet_override(tensors, "backbone."):
+        return ""
+    return "of this project's backbones only ResNets (18, 34, 50, 101) are here; MobileNetV3 is not"
+
+
 TORCHVISION = Source(
     name="torchvision",
     recognises=lambda tensors: has_prefix(tensors, "classifier.0.convs."),
     overrides=overrides,
     rename=lambda tensors: renamed(tensors, NAMES),
+    refuses=refuses,
     optional=(("aux_classifier.", "head.auxiliary."),),
 )
