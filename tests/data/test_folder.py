@@ -209,6 +209,18 @@ def test_the_folder_names_its_classes(tmp_path: Path, name: str, text: str) -> N
         ("dataset.yaml", "{classes: [a, b], ignore_label: 1}", "(ignore_label)"),
         ("dataset.yaml", "{classes: [a, b], ignore_label: x}", "'x' is not an int"),
         ("dataset.yaml", "{classes: [a, b], values: {0: 0, 255: 2}}", "255: 2 is no label"),
+        (
+            "dataset.yaml",
+            "{classes: [a, b], values: {0: 0, 0: 1}}",
+            "the key '0' stands there twice",
+        ),
+        (
+            "dataset.yaml",
+            "classes: [a, b]\nclasses: [b, a]",
+            "the key 'classes' stands there twice",
+        ),
+        ("dataset.yaml", "classes: [&a x, *a]", "an alias: write the value out"),
+        ("dataset.yaml", f"classes: 0x{'f' * 9999}", "a number of 10001 digits"),
         ("dataset.yaml", "!!python/object/apply:os.system [id]", "no readable YAML"),
     ],
 )
@@ -221,6 +233,12 @@ def test_a_bad_description_names_its_place(
     assert "DATA-" in line
     assert words in line
     assert str(tmp_path / name) in line
+
+
+def test_a_long_value_is_not_shown_whole(tmp_path: Path) -> None:
+    fill(tmp_path)
+    write(tmp_path / "dataset.yaml", f"classes: {{{', '.join(map(str, range(9999)))}}}".encode())
+    assert len(refusal(Folder, tmp_path)) < 1000
 
 
 def test_two_files_that_disagree_are_refused(tmp_path: Path) -> None:

@@ -36,6 +36,54 @@ def test_a_palette_with_transparency_is_still_its_indices(tmp_path: Path) -> Non
     assert np.array_equal(read_mask(write(tmp_path / "m.png", content), FIVE), INDICES)
 
 
+TWO = LabelSet("two", ("background", "leaf"), ((0, 0, 0), (0, 128, 0)))
+TWO_COLOURS = {colour: label for label, colour in enumerate(TWO.colours)}
+
+
+def two_colour_png(palette: list[tuple[int, int, int]], indices: np.ndarray) -> bytes:
+    image = Image.fromarray(indices, "P")
+    image.putpalette([c for colour in palette for c in colour])
+    return encoded(image, "PNG")
+
+
+def test_a_palette_that_contradicts_the_colours_is_refused(tmp_path: Path) -> None:
+    indices = np.array([[0, 1], [1, 0]], np.uint8)
+    path = write(tmp_path / "m.png", two_colour_png([(0, 128, 0), (0, 0, 0)], indices))
+    with pytest.raises(DataError) as caught:
+        read_mask(path, TWO, colour_table=TWO_COLOURS)
+    line = caught.value.line()
+    assert "[DATA-MASK-PALETTE]" in line
+    assert "index 0 is label 0, but its colour (0, 128, 0) is the label 1" in line
+    assert "type 'dataset.values={0: 0, 1: 1}' where the indices are the labels" in line
+    assert "save the masks as RGB" in line
+    same = {0: 0, 1: 1}
+    read = read_mask(path, TWO, colour_table=TWO_COLOURS, value_table=same)
+    assert np.array_equal(read, indices)
+    assert np.array_equal(read_mask(path, TWO), indices), "no colours typed: D7"
+
+
+@pytest.mark.parametrize(
+    ("palette", "indices"),
+    [
+        ([(0, 0, 0), (0, 128, 0)], [[0, 1]]),
+        ([(0, 0, 0), (0, 128, 0), (0, 0, 0)], [[0, 1]]),  # what is not used says nothing
+        ([(0, 128, 0), (9, 9, 9)], [[0, 1]]),  # a colour that the table lacks
+        ([(0, 0, 0)] + [(0, 128, 0)] * 254 + [(1, 1, 1)], [[0, 1, 255]]),
+    ],
+)
+def test_a_palette_that_agrees_or_says_nothing_is_its_indices(tmp_path: Path, palette, indices):
+    array = np.array(indices, np.uint8)
+    path = write(tmp_path / "m.png", two_colour_png(palette, array))
+    assert np.array_equal(read_mask(path, TWO, colour_table=TWO_COLOURS), array)
+
+
+def test_a_class_far_up_the_palette_is_no_void(tmp_path: Path) -> None:
+    palette = [(0, 0, 0)] * 255 + [(0, 128, 0)]
+    path = write(tmp_path / "m.png", two_colour_png(palette, np.array([[0, 255]], np.uint8)))
+    with pytest.raises(DataError, match="index 255"):
+        read_mask(path, TWO, colour_table=TWO_COLOURS)
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4])
 @pytest.mark.parametrize("colour_type", [0])
 def test_narrow_grey_is_the_value_as_stored(tmp_path: Path, depth: int, colour_type: int) -> None:

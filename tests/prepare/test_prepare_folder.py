@@ -128,6 +128,66 @@ def test_again_is_nothing_new_and_another_source_is_refused(raw: Path, capsys) -
     assert before == {p: p.stat().st_mtime_ns for p in Path("data/mine").rglob("*")}
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: (raw / "dataset.yaml").write_text("values: {0: 1, 1: 0, 255: 255}\n"),
+        lambda raw: (raw / "dataset.yaml").write_text("values: {0: 0, 1: 1, 255: 1}\n"),
+        lambda raw: (raw / "dataset.yaml").write_text("ignore_label: 254\n"),
+        lambda raw: (raw / "val.txt").write_text("p0\np2\n"),
+        lambda raw: [
+            (raw / f"masks/p0.{e}").rename(raw / f"masks/p0.{e.upper()}") for e in ["png"]
+        ],
+    ],
+    ids=["values", "void to a class", "ignore label", "lists", "files"],
+)
+def test_a_source_that_says_something_else_is_another(raw: Path, capsys, change) -> None:
+    (raw / "dataset.yaml").write_text("values: {0: 0, 1: 1, 255: 255}\n")
+    (raw / "train.txt").write_text("p1\np3\np4\np5\n")
+    (raw / "val.txt").write_text("p0\n")
+    assert prepare(CLASSES) == ExitCode.OK
+    assert prepare(CLASSES) == ExitCode.OK
+    change(raw)
+    assert prepare(CLASSES) == ExitCode.DATA
+    assert "prepared from other files or with other words" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("raw")
+def test_a_table_that_pairs_otherwise_is_another_source(capsys) -> None:
+    words = CLASSES, table("images/p0.jpg,masks/p0.png", "images/p1.jpg,masks/p1.png")
+    assert prepare(*words) == ExitCode.OK
+    table("images/p0.jpg,masks/p1.png", "images/p1.jpg,masks/p0.png")  # of the same sizes
+    assert prepare(*words) == ExitCode.DATA
+    assert "prepared from other files" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("raw")
+def test_a_value_typed_twice_is_refused(capsys) -> None:
+    assert prepare(CLASSES, "values={0: 0, 0: 1}") == ExitCode.USAGE
+    assert "values: the key '0' stands there twice" in capsys.readouterr().err
+
+
+def test_palette_masks_that_contradict_the_colours_are_refused(raw: Path, capsys) -> None:
+    """In a folder that says both, the labels came out inverted."""
+    image = Image.fromarray(BINARY, "P")
+    image.putpalette([0, 128, 0, 0, 0, 0])
+    for name in NAMES:
+        image.save(raw / f"masks/{name}.png")
+    assert prepare(CLASSES, "colours=[[0,0,0],[0,128,0]]") == ExitCode.DATA
+    told = capsys.readouterr().err
+    assert "index 0 is label 0, but its colour (0, 128, 0) is the label 1 of colours" in told
+    assert "'values={0: 0, 1: 1}'" in told
+    words = "colours=[[0,0,0],[0,128,0]]", "values={0: 0, 1: 1}"
+    assert prepare(CLASSES, *words) == ExitCode.OK
+    assert all(np.array_equal(label, BINARY) for label in labels_of())
+
+
+@pytest.mark.usefixtures("raw")
+def test_void_has_a_colour_that_no_class_has() -> None:
+    assert prepare(CLASSES, "colours=[[0,0,0],[224,224,192]]", "values={0: 0, 1: 1, 255: 255}") == 0
+    assert all(np.array_equal(label, LABELS) for label in labels_of())
+
+
 def test_a_place_that_holds_something_else_is_left_alone(raw: Path, capsys) -> None:
     assert main(["data", "prepare", "folder", "from=raw", "root=raw", CLASSES]) == ExitCode.DATA
     assert "raw: holds something else already" in capsys.readouterr().err

@@ -8,11 +8,13 @@ import yaml
 
 from segkit.data.files import read_text
 from segkit.data.labels import Colour, LabelSet, interleaved_colour
+from segkit.data.strict_yaml import strict_yaml
 from segkit.errors import ConfigError, DataError, SegkitError
 
 FILE, CLASS_LIST = "dataset.yaml", "classes.txt"
 KEYS = ("classes", "colours", "ignore_colour", "values", "ignore_label")
 _MAX_BYTES = 2**22
+_MOST_SHOWN = 300
 
 
 class Description:
@@ -47,7 +49,7 @@ class Description:
 
     def _fault(self, key: str, what: str, fix: str) -> SegkitError:
         kind = ConfigError if key in self.typed else DataError
-        return kind("DESCRIPTION", self._where(key), what, fix)
+        return kind("DESCRIPTION", self._where(key), _brief(what), _brief(fix))
 
     def _list(self, key: str, value: Any) -> Sequence[Any]:
         if not isinstance(value, list | tuple):
@@ -123,15 +125,16 @@ def _stored(root: Path) -> tuple[Path, dict[str, Any]]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     text = read_text(path, _MAX_BYTES)
     try:
-        stored = yaml.safe_load(text)
+        stored = strict_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         first = (str(error) or type(error).__name__).splitlines()
-        raise DataError("DESCRIPTION", path, f"no readable YAML: {' '.join(first)}") from None
+        what = f"no readable YAML: {_brief(' '.join(first))}"
+        raise DataError("DESCRIPTION", path, what) from None
     if not isinstance(stored, dict) or not set(stored) <= set(KEYS):
         what = "not a table of keys"
         if isinstance(stored, dict):
             what = f"unknown keys: {', '.join(sorted(map(str, set(stored) - set(KEYS))))}"
-        raise DataError("DESCRIPTION", path, what, f"allowed: {', '.join(KEYS)}")
+        raise DataError("DESCRIPTION", path, _brief(what), f"allowed: {', '.join(KEYS)}")
     return {key: value for key, value in stored.items() if value is not None}
 
 
@@ -141,3 +144,8 @@ def _class_list(path: Path) -> list[str]:
         what = f"line {lines.index('') + 1} is empty"
         raise DataError("DESCRIPTION", path, what, "one class a line, in the order of the labels")
     return lines
+
+
+def _brief(text: str) -> str:
+    """For messages: a description may hold megabytes."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} ..."

@@ -1,8 +1,8 @@
 """Masks: every pixel mode becomes class labels by one documented rule, or the file is refused.
 
-| file                    | label                                                        |
-| ----------------------- | ------------------------------------------------------------ |
-| palette PNG (P)         | the index; the palette's colours mean nothing                |
+| file                    | label                                                           |
+| ----------------------- | --------------------------------------------------------------- |
+| palette PNG (P)         | the index; colours that a colour table reads otherwise: refused |
 | grey PNG, 1 to 16 bits  | the value as stored (Pillow scales 2 and 4 bits; undone here) |
 | RGB, RGBA, LA PNG       | through a colour table, which must know every colour         |
 | JPEG                    | refused: lossy                                               |
@@ -38,7 +38,8 @@ def read_mask(
 ) -> np.ndarray:
     """A mask as labels [H,W], uint8 (uint16 with more than 255 classes), every one checked.
 
-    ``colour_table`` maps RGB colours to labels for masks that are coloured instead of indexed,
+    ``colour_table`` maps RGB colours to labels for masks that are coloured instead of indexed
+    (beside it, a palette's colours may not contradict its indices, unless there are values),
     ``value_table`` maps what an index or grey mask holds (other ids, 0 and 255).
     Raises ``DataError``: unreadable, wrong mode, unknown colour or value, or a label that is
     neither in 0..C-1 nor the ignore label, with its value and position.
@@ -52,7 +53,44 @@ def read_mask(
         raise lossy(path)
     if decoded.image.mode in _COLOURED:
         return _labels_of(path, _coloured(path, decoded, colour_table), labels, None)
-    return _labels_of(path, _indexed(path, decoded), labels, value_table)
+    values = _indexed(path, decoded)
+    if decoded.image.mode == "P" and colour_table and value_table is None:
+        _check_palette(path, decoded.image, values, labels, colour_table)
+    return _labels_of(path, values, labels, value_table)
+
+
+def _check_palette(
+    path: str | Path,
+    image: Image.Image,
+    indices: np.ndarray,
+    labels: LabelSet,
+    colour_table: Mapping[Colour, int],
+) -> None:
+    """``DataError`` where the colours of all that a palette mask uses name other labels than its
+    indices: which of the two is meant, nobody but the user knows."""
+    palette = np.reshape(image.getpalette("RGB") or [], (-1, 3)).tolist()
+    said = {index: colour_table.get((r, g, b)) for index, (r, g, b) in enumerate(palette)}
+    if all(label in (None, index) for index, label in said.items()):
+        return
+    counts = cv2.calcHist([indices], [0], None, [256], [0, 256])
+    used = np.flatnonzero(counts).tolist()
+    if said.get(labels.ignore_label) is None:  # void has a colour of its own in few tables
+        used = [index for index in used if index != labels.ignore_label]
+    other = [index for index in used if said.get(index) != index]
+    if not other or any(said.get(index) is None for index in used):
+        return
+    index, shown = other[0], tuple(palette[other[0]])
+    what = (
+        f"a palette mask that can be read in two ways: index {index} is label {index}, "
+        f"but its colour {shown} is the label {said[index]} of dataset.colours"
+    )
+    same = ", ".join(f"{label}: {label}" for label in range(min(labels.num_classes, 3)))
+    more = ", ..." if labels.num_classes > 3 else ""
+    fix = (
+        f"type 'dataset.values={{{same}{more}}}' where the indices are the labels, or save the "
+        "masks as RGB where the colours are"
+    )
+    raise DataError("MASK-PALETTE", path, what, fix)
 
 
 def _labels_of(

@@ -7,7 +7,7 @@ The result holds ``images/``, ``masks/`` (PNGs of labels), ``train.txt``, ``val.
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -22,6 +22,7 @@ from PIL import Image
 from segkit.conf_files import nearest
 from segkit.data.description import FILE
 from segkit.data.folder import ALL, Folder, split_by_name
+from segkit.data.strict_yaml import strict_yaml
 from segkit.errors import ConfigError, DataError, ExitCode, SegkitError
 from segkit.prepare.claim import MANIFEST, Prepared, Record, prepare_once
 from segkit.prepare.files import link_or_copy, put, settle
@@ -86,14 +87,15 @@ def prepare(request: Request) -> Prepared:
     """
     work = request.root.with_name(f".{request.root.name}.preparing")
     samples = opened(request)
-    source = described(request, samples)
+    splits = _splits(request, samples)
+    source = described(request, samples, splits)
     _check_place(request.root, work, source)
     return prepare_once(
         "folder",
         request.root,
         work,
         lambda: {split: Folder(request.root, split) for split in SPLITS},
-        lambda: [_build(request, samples, source, work)],
+        lambda: [_build(request.root, samples, splits, source, work)],
     )
 
 
@@ -104,37 +106,51 @@ def opened(request: Request) -> Folder:
     return Folder(request.source, ALL, **request.words)
 
 
-def described(request: Request, samples: Folder) -> Record:
+def described(request: Request, samples: Folder, splits: Mapping[str, list[str]]) -> Record:
     """What the manifest says of the source: the same source again has the same description."""
-    names, sizes = samples.ids.tolist(), []
-    for index in range(len(names)):
+    files = []
+    for index, name in enumerate(samples.ids.tolist()):
         paths = (samples.image_path(index), samples.mask_path(index))
-        sizes.append([path.stat().st_size for path in paths])
-    listed = json.dumps([names, sizes]).encode()
+        files.append([name, *([str(p.relative_to(samples.root)), p.stat().st_size] for p in paths)])
+    said, labels = samples.described, samples.labels
+    meaning = {
+        "classes": [labels.names, labels.colours, labels.ignore_label],
+        "explicit_ignore": said.explicit_ignore,
+        "values": sorted((said.value_table or {}).items()),
+        "colours": sorted((said.colour_table or {}).items()),
+        "splits": splits,
+    }
     return {
         "kind": "folder",
         "name": request.source.name,
         "samples": len(samples),
-        "names_and_sizes_sha256": sha256(listed).hexdigest(),
+        "files_sha256": _hash(files),
+        "meaning_sha256": _hash(meaning),
         "classes": list(samples.labels.names),
         "typed": json.loads(json.dumps(request.words, sort_keys=True)),
     }
 
 
-def _build(request: Request, samples: Folder, source: Record, work: Path) -> Record:
+def _hash(facts: Any) -> str:
+    return sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _build(
+    root: Path, samples: Folder, splits: Mapping[str, list[str]], source: Record, work: Path
+) -> Record:
     """All in ``work``, then one rename; a call that was killed on the way is gone on with."""
     fresh, ready = work / "set", work / "ready.json"
     if not _is_ready(ready, source):
         rmtree(fresh, ignore_errors=True)
         each("convert", range(len(samples)), partial(_convert, samples, fresh), "pair")
-        for split, names in _splits(request, samples).items():
+        for split, names in splits.items():
             put(fresh / f"{split}.txt", "".join(f"{name}\n" for name in names).encode())
         put(fresh / FILE, _description(samples))
         settle()
         put(ready, json.dumps(source).encode())
     if fresh.is_dir():
-        with faults(request.root, 0):
-            fresh.rename(request.root)
+        with faults(root, 0):
+            fresh.rename(root)
     return source
 
 
@@ -244,8 +260,11 @@ def _value(key: str, text: str) -> Any:
     if key == "values":
         text = re.sub(r":(?=\S)", ": ", text)  # {0:0,255:1} is what the shell is often given
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = strict_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = getattr(error, "problem", "") or ""
+        if "twice" in problem:
+            raise ConfigError("TYPE", key, problem, "each value has one label") from None
         value = None
     kinds: dict[str, Any] = {"values": dict, "ignore_label": int, "val_share": (int, float)}
     if not isinstance(value, kinds.get(key, list)) or isinstance(value, bool):

@@ -8,11 +8,13 @@ import zlib
 
 import numpy as np
 
-from segkit.data.labels import LabelSet
+from segkit.data.labels import Colour, LabelSet
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PALETTE_OF_INDICES = 3  # the colour type
-_VOID = (224, 224, 192)  # VOC's own colour for pixels that do not count
+# VOC's own colour for pixels that do not count, and what stands for it where a class has that one.
+_VOID = (224, 224, 192)
+_OTHER_VOIDS = [(224, 224, blue) for blue in range(256)]
 
 
 def index_png(labels: np.ndarray, label_set: LabelSet) -> bytes:
@@ -22,7 +24,7 @@ def index_png(labels: np.ndarray, label_set: LabelSet) -> bytes:
     rows[:, 1:] = labels
     palette = np.zeros((256, 3), np.uint8)
     palette[: label_set.num_classes] = label_set.colours
-    palette[label_set.ignore_label] = _VOID
+    palette[label_set.ignore_label] = _void_colour(label_set)
     header = struct.pack(">IIBBBBB", width, height, 8, _PALETTE_OF_INDICES, 0, 0, 0)
     chunks = (
         (b"IHDR", header),
@@ -31,6 +33,10 @@ def index_png(labels: np.ndarray, label_set: LabelSet) -> bytes:
         (b"IEND", b""),
     )
     return _SIGNATURE + b"".join(_chunk(kind, body) for kind, body in chunks)
+
+
+def _void_colour(label_set: LabelSet) -> Colour:
+    return next(c for c in (_VOID, *_OTHER_VOIDS) if c not in label_set.colours)
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
