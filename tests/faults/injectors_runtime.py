@@ -42,14 +42,14 @@ def _reading(argument: str) -> None:
     from segkit.data import loader
 
     death, _, index = argument.partition("/")
-    sample = loader._sample
+    sample = loader.read_sample
 
     def hurt(dataset: Any, at: int) -> Any:
         if at == int(index):
             DEATHS[death]()
         return sample(dataset, at)
 
-    loader._sample = hurt
+    loader.read_sample = hurt
 
 
 def _crf(argument: str) -> None:
