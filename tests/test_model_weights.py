@@ -9,6 +9,7 @@ import torch
 
 from segkit import cli
 from segkit.conf_files import choices_of
+from segkit.models.backbones.resnet import resnet
 from segkit.models.known_weights import compare, known
 
 SYMMETRIC = ("r50_beta", "r101_beta", "x41", "x65", "x71")
@@ -56,6 +57,20 @@ def test_every_backbone_has_its_lines(capsys):
     assert "resnet_v1_101_2018_05_04.tar.gz" in without["r101_beta"]
     assert "resnet_v1_50_beta" in without["r50_beta"]
     assert "ResNet-101-model.caffemodel" in without["r101_caffe"]
+    assert "caffe, which replaces ImageNet's pixels" in without["r101_caffe"]
+
+
+@pytest.mark.parametrize("name", ["r101_caffe", "r50_beta", "r101_beta", "r50_v1c", "r101_v1c"])
+def test_the_key_names_a_converted_file_needs(name, capsys):
+    """All there are in front of the blocks."""
+    (row,) = table(capsys, f"backbone={name}")
+    depth, style = name[1:].split("_")
+    with torch.device("meta"):
+        own = resnet(int(depth), style, output_stride=32).state_dict()
+    stem = {key.rpartition(".")[0] for key in own if not key.startswith("layer")}
+    said = row["note"].partition("a converted file has ")[2].partition(": pretrained=FILE")[0]
+    words = {word.strip("(,:").removesuffix(".*").removesuffix(".weight") for word in said.split()}
+    assert {word for word in words if word.startswith(("conv1", "bn1"))} == stem
 
 
 def test_what_is_here_and_what_it_was(room, capsys):

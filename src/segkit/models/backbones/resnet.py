@@ -6,7 +6,8 @@ stride sits in the first 1×1 and its 3×3 comes after it, so every unit gets 4 
 ``beta`` (the one v3 and v3+ trained, by the released ``resnet_v1_beta``): three 3×3 for a stem, and
 the stride in the 3×3 of the LAST unit of blocks 1 to 3, so that every unit of a block has one rate.
 ``v1c`` (ResNet-C of arXiv 1812.01187; mmsegmentation's): torchvision's with three 3×3 for a stem.
-State-dict keys are torchvision's for all, so that its files load as they are.
+State-dict keys are torchvision's for all, so that its files load as they are; for a stem of three
+3×3, which it has none of, they are timm's (conv1.0, conv1.3, conv1.6).
 """
 
 from abc import ABC, abstractmethod
@@ -48,16 +49,22 @@ _KERAS = WeightFile(
     licence="MIT",
     source="Keras Applications' ResNet-50 (MSRA's) under torchvision's names",
 )
-# How arrays come in that nobody has as a torch file.
-_WAY_IN = "its arrays come in under torchvision's key names, kernels as [out, in, h, w]{}: "
+# The names in a file that somebody makes of arrays, where nobody has a torch file.
+_NAMES = (
+    "a converted file has torchvision's key names (conv1.weight, bn1.*, layer1.0.conv1.weight ...)"
+)
+_DEEP_NAMES = (
+    "a converted file has torchvision's key names (layer1.0.conv1.weight ...) behind the stem, "
+    "whose convolutions are conv1.0, conv1.3, conv1.6 and batch norms conv1.1, conv1.4, bn1"
+)
 _CAFFE = {
     50: ImageNetWeights((_KERAS,), unused=("fc.",)),
     101: ImageNetWeights(
         (),
         unused=("fc.",),
-        elsewhere="MSRA's ResNet-101-model.caffemodel; "
-        + _WAY_IN.format(", conv1 from BGR to RGB")
-        + "pretrained=FILE +backbone.pixels=caffe",
+        elsewhere=f"MSRA's ResNet-101-model.caffemodel; {_NAMES}, kernels as [out, in, h, w], "
+        "conv1 from BGR to RGB: pretrained=FILE +backbone.pixels=caffe, which replaces ImageNet's "
+        "pixels",
     ),
 }
 # The released code's model zoo (tensorflow/models, research/deeplab/g3doc/model_zoo.md).
@@ -67,14 +74,16 @@ _BETA = {
         unused=("fc.",),
         pixels=SYMMETRIC_PIXELS,
         elsewhere=f"the papers' own is TensorFlow's resnet_v1_{depth}_beta, http://download."
-        f"tensorflow.org/models/resnet_v1_{depth}_2018_05_04.tar.gz; "
-        + _WAY_IN.format("")
-        + "pretrained=FILE",
+        f"tensorflow.org/models/resnet_v1_{depth}_2018_05_04.tar.gz; {_DEEP_NAMES}, kernels as "
+        "[out, in, h, w]: pretrained=FILE",
     )
     for depth in (50, 101)
 }
 _V1C = ImageNetWeights(
-    (), unused=("fc.",), elsewhere="mmcv's open-mmlab://resnet50_v1c and 101, under other names"
+    (),
+    unused=("fc.",),
+    elsewhere="mmcv's open-mmlab://resnet50_v1c and 101, with stem.0 to stem.7 for the stem; "
+    f"{_DEEP_NAMES}: pretrained=FILE",
 )
 
 
