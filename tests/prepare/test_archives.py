@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from segkit.errors import DataError, EnvironmentFault, RefusedError, SegkitError
-from segkit.prepare import archives
+from segkit.prepare import files
 from segkit.prepare.archives import extract
 from segkit.prepare.known import Budget
 
@@ -307,7 +307,7 @@ def test_an_archive_of_other_things_says_so(tmp_path: Path) -> None:
 
 def test_room_is_asked_for_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tar_of(tmp_path / "set.tar", (member("x"), bytes(5000)))
-    monkeypatch.setattr(archives, "free_bytes", lambda _folder: 5000)
+    monkeypatch.setattr(files, "free_bytes", lambda _folder: 5000)
     with pytest.raises(EnvironmentFault, match=r"needs 4\.9 KiB") as fault:
         extract(path, tmp_path / "out", everything, BUDGET)
     assert fault.value.id == "ENV-DISK-FULL"

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -129,15 +129,12 @@ def read_list(path: Path, layout: Layout, refuse: Refuse = refuse) -> list[str]:
     Blank lines, lines that begin with ``#``, a byte order mark, CRLF and blanks around an id are
     accepted.
     """
-    lines = read_text(path, MAX_LIST_BYTES).splitlines()
-    numbered = ((n, line.strip()) for n, line in enumerate(lines, 1))
     ids: list[str] = []
-    for number, line in numbered:
-        if line and line[0] != "#":
-            try:
-                ids.append(_id(path, number, line, layout))
-            except SegkitError as error:
-                refuse(error)
+    for number, line in list_lines(path):
+        try:
+            ids.append(_id(path, number, line, layout))
+        except SegkitError as error:
+            refuse(error)
     if not ids:
         refuse(DataError("EMPTY-SPLIT", path, "names no sample", "one id per line"))
     twice = sorted(i for i, count in Counter(ids).items() if count > 1)
@@ -145,6 +142,14 @@ def read_list(path: Path, layout: Layout, refuse: Refuse = refuse) -> list[str]:
         shown = ", ".join(twice[:3]) + (" ..." if len(twice) > 3 else "")
         refuse(DataError("DUPLICATE", path, f"{len(twice)} ids stand there twice: {shown}"), twice)
     return sorted(set(ids))
+
+
+def list_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a list that name something, stripped, with their numbers from 1."""
+    for number, line in enumerate(read_text(path, MAX_LIST_BYTES).splitlines(), 1):
+        text = line.strip()
+        if text and text[0] != "#":
+            yield number, text
 
 
 def _id(path: Path, number: int, line: str, layout: Layout) -> str:

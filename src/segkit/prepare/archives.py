@@ -22,11 +22,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
 from segkit.data.files import open_file
-from segkit.errors import DataError, EnvironmentFault, RefusedError, SegkitError
-from segkit.prepare.files import put_stream
+from segkit.errors import DataError, RefusedError, SegkitError
+from segkit.prepare.files import put_stream, require_room
 from segkit.prepare.known import Budget
-from segkit.prepare.progress import bar, size
-from segkit.whole_files import free_bytes, temporary
+from segkit.prepare.progress import bar
+from segkit.whole_files import temporary
 
 # A member's name to its place in the target folder, or None for what is not wanted.
 Pick = Callable[[str], str | None]
@@ -283,10 +283,7 @@ def _fresh(
 ) -> Iterator[Callable[[str, IO[bytes]], None]]:
     """Yields what writes one member; at the end the folder gets its name, or is gone."""
     needed = sum(judge.sizes[name] for name in targets)
-    free = free_bytes(into.parent)
-    if needed > free:
-        what = f"{judge.archive.name} needs {size(needed)}, {size(free)} are free"
-        raise EnvironmentFault("DISK-FULL", into.parent, what, "make room, or choose another root=")
+    require_room(into.parent, needed, judge.archive.name)
     folder = temporary(into)
     folder.mkdir()
     try:

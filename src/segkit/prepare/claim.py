@@ -7,34 +7,46 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segkit.data.pairs import FilePairs
-from segkit.errors import DataError, SegkitError
+from segkit.data.tree import shown
+from segkit.errors import DataError, EnvironmentFault, SegkitError
 from segkit.lock import Lock
 from segkit.prepare.files import put, settle
+from segkit.prepare.notes import Record
 from segkit.prepare.progress import each
 from segkit.whole_files import clean, faults
 
 MANIFEST = "segkit-data.json"
+IN_PLACE = "in place"
 _FORMAT = 1
 _MOST_BYTES = 1 << 24
+_APART = ("train", "trainaug", "val", "test")  # no two of them share a sample
 
 Splits = Mapping[str, FilePairs]
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What there is now, and whether it was there before."""
+    """What there is now, and whether its manifest is new."""
 
     name: str
     folder: Path
     record: Record
     is_new: bool
+
+    @property
+    def verb(self) -> str:
+        """For messages: what this call did."""
+        if not self.is_new:
+            return "is already prepared"
+        in_place = all(source["kind"] == IN_PLACE for source in self.record["sources"])
+        return "was there; counted" if in_place else "prepared"
 
 
 def prepare_once(
@@ -72,14 +84,31 @@ def expect(where: Path, kind: str, found: int, expected: int) -> None:
         raise DataError("COUNT", where, f"found {found} {kind}, expected {expected}", fix)
 
 
+def expect_counts(folder: Path, splits: Splits, expected: Mapping[str, int]) -> None:
+    """``DataError`` for a split that has not its official number of samples (DATA-COUNT), where one
+    is known, and for two that share a sample (DATA-LEAK)."""
+    for split, pairs in splits.items():
+        where = folder / pairs.layout.list_file
+        expect(where, f"samples of {split}", len(pairs), expected.get(split, len(pairs)))
+    for one, other in combinations([split for split in _APART if split in splits], 2):
+        shared = sorted(set(splits[one].ids.tolist()) & set(splits[other].ids.tolist()))
+        if shared:
+            where = folder / splits[other].layout.list_file
+            what = f"{len(shared)} samples of {other} are in {one} too: {shown(shared)}"
+            raise DataError("LEAK", where, what, "get the owner's lists again")
+
+
+def in_place(folder: Path) -> Record:
+    """The source of what nobody but the user has put there."""
+    return {"name": folder.name, "kind": IN_PLACE}
+
+
 @contextmanager
 def _locked(work: Path) -> Iterator[None]:
     """``work`` is there and this process's own; what a killed one left half-made is not."""
     with faults(work, 0):
         work.parent.mkdir(parents=True, exist_ok=True)
-    lock = Lock(
-        work.with_name(f"{work.name}.lock"), "DATA-LOCKED", "wait for it, or choose another root="
-    )
+    lock = _lock(work.with_name(f"{work.name}.lock"))
     try:
         with faults(work, 0):
             work.mkdir(exist_ok=True)
@@ -88,7 +117,21 @@ def _locked(work: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             work.rmdir()  # where nothing was begun
+        with suppress(OSError):
+            lock.path.unlink()
         lock.release()
+
+
+def _lock(path: Path) -> Lock:
+    """The lock at ``path``, which its last owner has removed while holding it."""
+    while True:
+        lock = Lock(path, "DATA-LOCKED", "wait for it, or choose another root=")
+        try:
+            lock.check()
+        except EnvironmentFault:  # opened before it was removed
+            lock.release()
+        else:
+            return lock
 
 
 def _recorded(name: str, folder: Path, splits: Callable[[], Splits]) -> Record | None:

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segkit.conf_files import nearest
-from segkit.errors import ConfigError, ExitCode
+from segkit.errors import ConfigError, ExitCode, one_line
 from segkit.prepare.sources import DOWNLOADS, Order
 
 if TYPE_CHECKING:
     from segkit.prepare.claim import Prepared
+    from segkit.prepare.notes import Record
 
 USAGE = f"""\
-segkit data prepare NAME [root=DIR] [from=PATH ...] [download=true]
+segkit data prepare NAME [root=DIR] [from=PATH ...] [download=true] [link=true]
 
   voc                VOCtrainval_11-May-2012.tar, or an extracted VOCdevkit
   voc_aug            the same and SBD: benchmark.tgz, benchmark_RELEASE/, SegmentationClassAug(.zip)
@@ -27,6 +28,8 @@ segkit data prepare NAME [root=DIR] [from=PATH ...] [download=true]
   from=PATH          a file or folder to look at first, as often as needed; then come
                      root, root/{DOWNLOADS} and the folder you are in
   download=true      voc and voc_aug: fetch what is missing into root/{DOWNLOADS} (3.3 GB)
+  link=true          share the files of an extracted tree with it as hard links instead of copying
+                     them: no room is needed, and a change of one is a change of both
 
 Type it again after whatever stopped it: finished parts are kept, a whole set is left as it is."""
 
@@ -63,11 +66,13 @@ def main(argv: Sequence[str]) -> int:
 
 def ordered(words: Sequence[str]) -> Order:
     """The keys of the line as an order."""
-    root, given, download = os.environ.get("SEGKIT_DATA") or "data", [], False
+    root, given = os.environ.get("SEGKIT_DATA") or "data", []
+    switches = {"download": False, "link": False}
+    keys = ("root", "from", *switches)
     for word in words:
         key, equals, value = word.partition("=")
-        if key not in ("root", "from", "download"):
-            fix = "keys: root=, from=, download=" + nearest(key, ("root", "from", "download"))
+        if key not in keys:
+            fix = f"keys: {', '.join(f'{known}=' for known in keys)}{nearest(key, keys)}"
             raise ConfigError("UNKNOWN-KEY", key, "no such key", fix)
         if not equals or not value:
             raise ConfigError("USAGE", key, "needs a value", f"type {key}=VALUE")
@@ -76,18 +81,30 @@ def ordered(words: Sequence[str]) -> Order:
         elif key == "from":
             given.append(Path(value).expanduser())
         elif value in ("true", "false"):
-            download = value == "true"
+            switches[key] = value == "true"
         else:
             raise ConfigError("TYPE", key, f"{value!r} is not a bool", "true or false")
-    return Order(Path(root).expanduser(), tuple(given), download)
+    return Order(Path(root).expanduser(), tuple(given), **switches)
 
 
 def told(prepared: "Prepared", order: Order) -> str:
     """What is there, and what to type next."""
-    verb = "prepared" if prepared.is_new else "is already prepared"
     splits = prepared.record["splits"]
-    lines = [f"{prepared.name} {verb}: {prepared.folder}"]
+    lines = [f"{prepared.name} {prepared.verb}: {prepared.folder}"]
+    lines += [f"  from {one_line(_described(source))}" for source in prepared.record["sources"]]
     lines += [f"  {split:<14}{facts['samples']:>7} samples" for split, facts in splits.items()]
     room = Path(os.environ.get("SEGKIT_DATA") or "data")
     setting = "" if room.absolute() == order.root.absolute() else f"SEGKIT_DATA={order.root} "
-    return "\n".join([*lines, f"next: {setting}segkit train dataset={prepared.name}"])
+    name = f"dataset={prepared.name}"
+    lines.append(f"next: {setting}segkit data check {name} (reads every image and mask)")
+    return "\n".join([*lines, f"then: {setting}segkit train {name}"])
+
+
+def _described(source: "Record") -> str:
+    """What a set is made of, in a few words."""
+    how = {"folder": f"a folder, {source.get('files', 'copied')}", "in place": "there before"}
+    if source["kind"] == "archive":
+        verified = source.get("verified", False)
+        sums = "its sum is the owner's" if verified else "no sum of it is known: not verified"
+        return f"{source['name']} ({sums})"
+    return f"{source['name']} ({how.get(source['kind'], source['kind'])})"

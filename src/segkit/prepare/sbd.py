@@ -4,7 +4,7 @@ trainaug = (VOC train ∪ SBD train ∪ SBD val) minus VOC val. Where VOC has a 
 the mask: it is finer, and has the 255 border that SBD lacks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,29 +15,26 @@ from segkit.data.masks import check_labels, read_mask
 from segkit.data.pairs import Layout, read_list
 from segkit.data.voc import Voc, VocAug
 from segkit.errors import DataError, RefusedError, SegkitError
-from segkit.prepare.claim import Prepared, Record, Splits, expect, prepare_once
+from segkit.prepare.claim import Prepared, Splits, expect, expect_counts, in_place, prepare_once
 from segkit.prepare.files import link_or_copy, put
 from segkit.prepare.index_png import index_png
 from segkit.prepare.mat import TooLargeError, integer_field
+from segkit.prepare.notes import Record, move, moved, whole_or_gone
 from segkit.prepare.progress import each
 from segkit.prepare.sources import (
     Kind,
     Order,
     check_given,
     find,
-    noted,
     obtain,
     picking,
     require,
-    whole_or_gone,
 )
 from segkit.prepare.voc import (
     FOLDER,
     LISTS,
     OFFICIAL,
     Facts,
-    expect_counts,
-    move,
     prepare_voc,
     voc_kind,
 )
@@ -93,34 +90,37 @@ class _Build:
     work: Path
 
     def __call__(self) -> list[Record]:
-        if (self.folder / MASKS).is_dir():
-            units = (noted(self.work / unit) for unit in ("aug", "sbd"))
-            source = next(filter(None, units), {"name": MASKS, "kind": "in place"})
-            lists = self._lists(_pngs(self.folder / MASKS))
+        masks = self.folder / MASKS
+        if masks.is_dir():
+            earlier = (moved(_converted(self.work / unit), masks) for unit in ("aug", "sbd"))
+            source = next(filter(None, earlier), in_place(masks))
+            lists = self._lists(_pngs(masks), masks)
             _check_own(self.folder, lists["trainval"])
         else:
             unit, source = self._extra()
-            fresh = unit.with_name(f"{unit.name}-{MASKS}")
+            fresh = _converted(unit)
             with whole_or_gone(unit, fresh):
                 extra = _mats(unit) if unit.name == "sbd" else _pngs(unit)
-                lists = self._lists(extra)
+                lists = self._lists(extra, unit)
                 self._images(lists["trainaug"], extra)
                 self._convert(lists, extra, fresh)
-            move(fresh, self.folder / MASKS)
+            move(fresh, masks, source)
         for name in ("trainaug", "trainval_aug"):
             path = self.folder / LISTS / f"{name}.txt"
             if not path.is_file():
                 put(path, "".join(f"{sample}\n" for sample in lists[name]).encode(), self.work)
-        expect_counts(self.folder, _splits(self.folder), self.facts)
+        expect_counts(self.folder, _splits(self.folder), self.facts.samples)
         return [source]
 
     def _extra(self) -> tuple[Path, Record]:
-        """The masks that are not VOC's: what ``from=`` leads to, else SBD, else others' masks."""
+        """The masks that are not VOC's: SBD, whose sum is known, before those that others made of
+        it, unless they are themselves what is typed."""
         aug, sbd = aug_kind(self.facts), sbd_kind(self.facts)
-        has_sbd, is_given = find(sbd, self.order), _is_given(self.order, aug)
-        if find(aug, self.order) and (is_given or not has_sbd):
+        typed = [path for path in self.order.given if path.name.startswith(MASKS)]
+        order = replace(self.order, given=(*typed, *self.order.given))
+        if find(aug, order) and (typed or not find(sbd, order)):
             unit = self.work / "aug"
-            return unit, obtain(aug, self.order, _pick_png, unit)
+            return unit, obtain(aug, order, _pick_png, unit)
         if not self.order.download:
             require(sbd, self.order, f"or to {aug.forms}, or download=true")
         unit = self.work / "sbd"
@@ -134,15 +134,16 @@ class _Build:
             return place if lacks else None
         return place
 
-    def _lists(self, extra: Extra) -> dict[str, list[str]]:
-        """The ids of VOC's and of the augmented sets, all counted."""
+    def _lists(self, extra: Extra, where: Path) -> dict[str, list[str]]:
+        """The ids of VOC's and of the augmented sets, all counted; ``where`` is where the masks
+        beside VOC's lie."""
         expected = self.facts.samples
         own = {split: Voc(self.folder, split).ids.tolist() for split in ("train", "val")}
         val = set(own["val"])
         trainaug = sorted((set(own["train"]) | set(extra.masks)) - val)
-        expect(self.folder / MASKS, "samples of trainaug", len(trainaug), expected["trainaug"])
+        expect(where, "samples of trainaug", len(trainaug), expected["trainaug"])
         whole = sorted({*trainaug, *val})
-        expect(self.folder / MASKS, "samples of trainval_aug", len(whole), expected["trainval_aug"])
+        expect(where, "samples of trainval_aug", len(whole), expected["trainval_aug"])
         for path in self._given_lists():
             _check_list(path, trainaug)
         return {
@@ -180,6 +181,10 @@ class _Build:
         }
         jobs = [(own.get(n) or extra.masks[n], fresh / f"{n}.png") for n in lists["trainval_aug"]]
         each("convert masks", jobs, lambda job: _index_png(*job), "mask")
+
+
+def _converted(unit: Path) -> Path:
+    return unit.with_name(f"{unit.name}-{MASKS}")
 
 
 def _splits(folder: Path) -> Splits:

@@ -1,20 +1,18 @@
 """Where the user has a data set already: archives and trees, in any of the common places."""
 
 import fnmatch
-import json
 import os
 import re
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from segkit.errors import DataError, RefusedError
+from segkit.errors import DataError
 from segkit.prepare.archives import Pick, extract
 from segkit.prepare.download import download
-from segkit.prepare.files import link_or_copy, put, settle
+from segkit.prepare.files import link_or_copy, require_room, settle
 from segkit.prepare.known import Digests, Known, digest
+from segkit.prepare.notes import Record, forget, note, noted
 from segkit.prepare.progress import bar, counted
 from segkit.whole_files import temporary
 
@@ -23,11 +21,13 @@ DOWNLOADS = "downloads"
 
 @dataclass(frozen=True)
 class Order:
-    """What was typed: the room of all data sets, paths to look at first, leave to download."""
+    """What was typed: the room of all data sets, paths to look at first, leave to download and to
+    share files of extracted trees instead of copying them."""
 
     root: Path
     given: tuple[Path, ...] = ()
     download: bool = False
+    link: bool = False
 
     def places(self) -> list[Path]:
         """Folders that are looked at, in order."""
@@ -93,7 +93,7 @@ def check_given(order: Order, kinds: Sequence[Kind]) -> None:
             raise DataError("SOURCE", path, "holds nothing that is looked for", forms)
 
 
-def obtain(kind: Kind, order: Order, pick: Pick, into: Path, hint: str = "") -> dict[str, object]:
+def obtain(kind: Kind, order: Order, pick: Pick, into: Path, hint: str = "") -> Record:
     """Put what ``pick`` wants of the archive or tree under ``into``, whole or not at all.
 
     Where an earlier call has done that, nothing is read again. Returns what the manifest says of
@@ -111,59 +111,51 @@ def obtain(kind: Kind, order: Order, pick: Pick, into: Path, hint: str = "") -> 
         source, sums = download(archive, order.root / DOWNLOADS)
     assert source is not None
     if source.is_dir():
-        record: dict[str, object] = {"name": source.name, "kind": "folder"}
-        note(into, record)
-        _take_tree(source, pick, into)
-        return record
+        return _take_tree(source, pick, into, order.link)
     assert archive is not None
     record = _checked(source, archive, sums)
-    note(into, record)
-    extract(source, into, pick, archive.budget)
+    note(into, record, source)
+    try:
+        extract(source, into, pick, archive.budget)
+    except BaseException:
+        forget(into)
+        raise
     return record
 
 
-@contextmanager
-def whole_or_gone(*units: Path) -> Iterator[None]:
-    """What proves to be no whole set is not kept for the next call, which may have a better one."""
-    try:
-        yield
-    except (DataError, RefusedError):
-        for unit in units:
-            shutil.rmtree(unit, ignore_errors=True)
-        raise
+def taken(source: Path, linked: bool) -> Record:
+    """A tree as a source, and whether some of its files are shared with it now."""
+    return {"name": source.name, "kind": "folder", "files": "hard-linked" if linked else "copied"}
 
 
-def note(into: Path, record: dict[str, object]) -> None:
-    """Remember beside ``into`` what it is made of, before it is there."""
-    put(_note_of(into), json.dumps(record).encode())
-
-
-def noted(into: Path) -> dict[str, object] | None:
-    """What was noted of ``into``, wherever the folder has gone since."""
-    path = _note_of(into)
-    return dict(json.loads(path.read_bytes())) if path.is_file() else None
-
-
-def _note_of(into: Path) -> Path:
-    return into.with_name(f"{into.name}.json")
-
-
-def _checked(source: Path, archive: Known, sums: Digests | None) -> dict[str, object]:
+def _checked(source: Path, archive: Known, sums: Digests | None) -> Record:
     sums = sums or digest(source)
     archive.check(source, sums)
-    return {"name": archive.name, "kind": "archive", **asdict(sums)}
+    return {
+        "name": archive.name,
+        "kind": "archive",
+        "verified": bool(archive.md5 or archive.sha256),
+        **asdict(sums),
+    }
 
 
-def _take_tree(source: Path, pick: Pick, into: Path) -> None:
-    """As ``extract``, from a folder: hard links where the file system takes them, else copies."""
+def _take_tree(source: Path, pick: Pick, into: Path, link: bool) -> Record:
+    """As ``extract``, from a folder."""
     targets = dict(_picked(source, pick))
+    if not link:
+        needed = sum((source / inner).stat().st_size for inner in targets)
+        require_room(into.parent, needed, str(source))
     fresh = temporary(into)
     fresh.mkdir()
+    linked = False
     with bar(f"take {source.name}", len(targets), "file") as advance:
         for inner, place in counted(targets.items(), advance):
-            link_or_copy(source / inner, fresh / place)
+            linked |= link_or_copy(source / inner, fresh / place, link=link)
     settle()
+    record = taken(source, linked)
+    note(into, record, source)
     fresh.rename(into)
+    return record
 
 
 def _picked(source: Path, pick: Pick) -> list[tuple[str, str]]:

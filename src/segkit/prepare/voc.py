@@ -4,12 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segkit.data.voc import Voc
-from segkit.errors import DataError
-from segkit.prepare.claim import Prepared, Record, Splits, expect, prepare_once
-from segkit.prepare.files import settle
+from segkit.prepare.claim import Prepared, Splits, expect_counts, in_place, prepare_once
 from segkit.prepare.known import GIB, Budget, Known
-from segkit.prepare.sources import Kind, Order, check_given, noted, obtain, picking, whole_or_gone
-from segkit.whole_files import faults
+from segkit.prepare.notes import Record, move, moved, whole_or_gone
+from segkit.prepare.sources import Kind, Order, check_given, obtain, picking
 
 FOLDER = "VOCdevkit/VOC2012"
 LISTS = "ImageSets/Segmentation"
@@ -79,32 +77,14 @@ def prepare_voc(order: Order, facts: Facts) -> Prepared:
 
 def _build(order: Order, facts: Facts, folder: Path, unit: Path) -> list[Record]:
     if (folder / LISTS / "train.txt").is_file():
-        expect_counts(folder, _splits(folder), facts)
-        return [noted(unit) or {"name": folder.name, "kind": "in place"}]
+        expect_counts(folder, _splits(folder), facts.samples)
+        return [moved(unit, folder) or in_place(folder)]
     source = obtain(voc_kind(facts), order, _PICK, unit)
     with whole_or_gone(unit):
-        expect_counts(unit, _splits(unit), facts)
-    move(unit, folder)
+        expect_counts(unit, _splits(unit), facts.samples)
+    move(unit, folder, source)
     return [source]
 
 
 def _splits(folder: Path) -> Splits:
     return {split: Voc(folder, split) for split in ("train", "val", "trainval")}
-
-
-def expect_counts(folder: Path, splits: Splits, facts: Facts) -> None:
-    """``DataError`` DATA-COUNT for a split that has not the official number of samples."""
-    for split, pairs in splits.items():
-        where = folder / pairs.layout.list_file
-        expect(where, f"samples of {split}", len(pairs), facts.samples[split])
-
-
-def move(unit: Path, folder: Path) -> None:
-    """Give a finished folder its final name."""
-    if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
-        fix = "move it away (and give it as from=PATH), or choose another root="
-        raise DataError("IN-THE-WAY", folder, "is there, but is no whole set", fix)
-    settle()
-    with faults(folder, 0):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unit.rename(folder)
