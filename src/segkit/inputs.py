@@ -53,13 +53,14 @@ class Input:
 def inputs_of(
     values: parts.Values, datasets: Mapping[str, Dataset], where: Path, stop: Stop, team: Alone
 ) -> dict[str, Input]:
-    """The splits as they are trained on; every process makes them, of the same files.
+    """The splits as they are trained on, in every process of the team.
 
     Raises ``Interrupted`` at a signal, and what ``training_input`` raises.
     """
     say = notice if team.leads else lambda _: None
     try:
-        with team.guard(), team.phase("preparing the data"):
+        # Rank 0 makes what lies in files, and the others find it.
+        with team.guard(), team.phase("preparing the data"), team.first():
             return {
                 split: stop.wait(training_input, values, split, dataset, say, stop)
                 for split, dataset in datasets.items()
