@@ -172,3 +172,17 @@ def test_caches_change_no_bit(box: Sandbox) -> None:
         box.run_folder.rename(box.work / f"run{number}")
     assert all(one == found[0] for one in found)
     assert len([*box.work.glob("cache/*.cache")]) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_while_a_cache_is_made(box: Sandbox, workers: int) -> None:
+    """Nothing under the final name, nobody left, and the next one makes it."""
+    words = (*TINY, "dataset.cache_dir=cache", "dataset.cache=disk", f"workers={workers}")
+    running = box.start(*words, "dataset.count=30000")
+    assert running.wait_for(lambda: bool(list(box.work.glob("cache/.*.tmp"))))
+    before = look(box)
+    running.kill(signal.SIGINT)
+    result = running.wait()
+    check_all_seven(box, before, result, code=130, error="STOP-SIGINT", names="before the first")
+    assert [path.suffix for path in box.work.glob("cache/*")] == [".lock"]
+    box.ok(*words)
