@@ -151,7 +151,7 @@ def test_what_is_typed_wins(made):
     assert trained.config.values["model"]["rates"] == [6, 12, 18]
 
 
-def test_a_classifier_is_no_run_but_what_a_training_starts_from(capsys):
+def test_a_classifier_is_what_a_training_starts_from(capsys):
     prefix = "encoder."
     torch.save(
         {k.removeprefix(prefix): t for k, t in tensors().items() if k.startswith(prefix)}
@@ -163,10 +163,11 @@ def test_a_classifier_is_no_run_but_what_a_training_starts_from(capsys):
     said = capsys.readouterr().out
     assert "keys unused: 2 (fc.weight, fc.bias)" in said
     assert "keys missing: 32 (head.aspp.branches.0.0.weight, " in said
-    assert "run: none, a classifier has no head to ask; it is for pretrained=" in said
-    words = "segkit train model=v3 backbone=r18 pretrained=theirs.pth --config-dir own"
+    words = "segkit train model=v3 backbone=r18 pretrained=runs/theirs --config-dir own"
     assert f"next: {words}" in said.splitlines()
-    assert not Path("runs").exists()
+    load("theirs")
+    told = capsys.readouterr().err
+    assert "the imported file has no head.aspp.branches.0.0.weight (and 31 more)" in told
 
 
 def test_help(capsys):

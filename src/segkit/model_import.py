@@ -107,9 +107,9 @@ def main(argv: Sequence[str]) -> int:
         return ExitCode.OK
     call = parse(argv)
     imported = import_file(call)
-    folder = None if imported.source.backbone_only else write(imported)
+    folder = write(imported)
     report(imported, guessed=call.source is None)
-    print(f"run: {folder or 'none, a classifier has no head to ask; it is for pretrained='}")
+    print(f"run: {folder}")
     print(f"next: {next_command(imported, call, folder)}")
     return ExitCode.OK
 
@@ -304,15 +304,15 @@ def report(imported: Imported, *, guessed: bool) -> None:
     print(f"keys missing: {named(imported.missing)}")
 
 
-def next_command(imported: Imported, call: Call, folder: Path | None) -> str:
-    """What to type now: without a run a training, which the file itself can start."""
+def next_command(imported: Imported, call: Call, folder: Path) -> str:
+    """What to type now: with a head from random a training, for there is nothing to predict by."""
     own = ["--config-dir", call.config_dir] if call.config_dir else []
-    if folder:
+    if not imported.source.backbone_only:
         return shlex.join(["segkit", "predict", "photos/", f"ckpt={folder}", *own])
     choices = imported.composed.choices
     network = [f"{key}={choices[key]}" for key in ("model", "backbone")]
     typed = [o for o in call.overrides if o.partition("=")[0] not in ("model", "backbone", "name")]
-    return shlex.join(["segkit", "train", *network, *typed, f"pretrained={call.file}", *own])
+    return shlex.join(["segkit", "train", *network, *typed, f"pretrained={folder}", *own])
 
 
 def named(keys: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from segkit.errors import CheckpointError, ConfigError
 from segkit.identity import digest
 from segkit.models.segmenter import Segmenter
 from segkit.models.weights import load_segmenter
+from segkit.record import notice
 from segkit.rules import check
 from segkit.stored import restore, with_places
 
@@ -123,6 +124,8 @@ def load(
     scored, tensors = chosen(weights or config.values["eval"]["weights"], saved)
     load_segmenter(net, tensors, where=str(path))
     net.eval()
+    if blank := blank_head(saved.config.get("weights") or {}):
+        notice(f"{path}: {blank} and nothing has trained it: its predictions mean nothing")
     return Trained(
         net=net.to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]
         config=config,
@@ -135,6 +138,17 @@ def load(
         # Over the values as stored: a key that segkit gained since is no part of that run.
         digest=digest(saved.config["values"]),
         scored=scored,
+    )
+
+
+def blank_head(weights: Mapping[str, Any]) -> str:
+    """What an import left at random in the head; empty where it left nothing."""
+    missing = [str(name) for name in weights.get("not_loaded") or ()]
+    head = [name for name in missing if name.startswith("head.")]
+    if weights.get("kind") != "import" or not head:
+        return ""
+    return f"the imported file has no {head[0]}" + (
+        f" (and {len(head) - 1} more)" if head[1:] else ""
     )
 
 
