@@ -5,16 +5,17 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from segkit.check import stats, verdict
-from segkit.check.findings import Finding, of_error, place
-from segkit.check.opening import noting
-from segkit.check.scan import Survey, scan
 from segkit.conf_files import nearest
-from segkit.data.loader import Dataset
 from segkit.doctor import say
 from segkit.errors import ConfigError, DataError, ExitCode, one_line
+
+if TYPE_CHECKING:  # help and words that are not understood need none of it, nor torch behind it
+    from segkit.check.findings import Finding
+    from segkit.check.scan import Survey
+    from segkit.check.stats import Stats
+    from segkit.data.dataset import Dataset
 
 CHECK_USAGE = """\
 segkit data check dataset=NAME [dataset.KEY=VALUE ...] [split=train,val] [--json]
@@ -54,7 +55,12 @@ def check(words: Sequence[str]) -> int:
         return ExitCode.OK
     asked = understood(words, "check")
     splits = asked.splits(default=ALL)
-    surveys, unopened = [], []
+    from segkit.check import verdict
+    from segkit.check.findings import of_error, place
+    from segkit.check.scan import scan
+
+    surveys: list[Survey] = []
+    unopened: list[tuple[str, DataError]] = []
     for split in splits:
         try:
             dataset = opened(asked, split)
@@ -88,6 +94,9 @@ def statistics(words: Sequence[str]) -> int:
     if more:
         raise ConfigError("USAGE", "split", "one at a time", "split=train")
     out = picture_path(asked, split)
+    from segkit.check import stats
+    from segkit.check.scan import scan
+
     survey = scan(split, opened(asked, split), asked.workers)
     refuse_faults(survey, asked)
     found = stats.stats_of(survey)
@@ -105,7 +114,7 @@ def statistics(words: Sequence[str]) -> int:
     return ExitCode.OK
 
 
-def refuse_faults(survey: Survey, asked: "Asked") -> None:
+def refuse_faults(survey: "Survey", asked: "Asked") -> None:
     """Numbers of half a data set are the numbers of another one."""
     faults = [error for _, facts in sorted(survey.faulty.items()) for error in facts.faults]
     noted = [error for error, _ in getattr(survey.dataset, "opening_faults", ())]
@@ -127,10 +136,12 @@ def picture_path(asked: "Asked", split: str) -> Path | None:
     path = Path(typed).expanduser()
     if path.suffix.lower() not in (".png", ".svg"):
         raise ConfigError("USAGE", "out", f"{typed!r}", "a .png or .svg")
+    if not path.parent.is_dir():
+        raise ConfigError("USAGE", "out", f"{path.parent} is no folder", "make it first")
     return path
 
 
-def draw(path: Path, survey: Survey, found: stats.Stats, title: str) -> None:
+def draw(path: Path, survey: "Survey", found: "Stats", title: str) -> None:
     """A bar for each class."""
     from segkit.report.class_shares import write_class_shares
 
@@ -219,9 +230,10 @@ def understood(words: Sequence[str], command: str) -> Asked:
     return Asked(own, tuple(overrides), tuple(options), values)
 
 
-def opened(asked: Asked, split: str) -> Dataset:
+def opened(asked: Asked, split: str) -> "Dataset":
     """The split, by a reader that goes on past what is wrong with its lists and folders."""
     from segkit import instantiate
+    from segkit.check.opening import noting
     from segkit.config import placed
     from segkit.parts import dataset_node
 

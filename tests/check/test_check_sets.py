@@ -119,6 +119,9 @@ def test_row_d16_orphans_both_ways(tmp_path: Path, capsys: Capsys) -> None:
     answer = checked(capsys, folder.root)
     assert answer.one("DATA-NO-IMAGE")["severity"] == "warning"
     assert answer.one("DATA-NO-MASK")["severity"] == "note"
+    folder.image("lonelier", jpeg(photo(31)))
+    note = checked(capsys, folder.root).one("DATA-NO-MASK")
+    assert note["what"] == "2 images without a mask are in no list: lonelier, lonely"
 
 
 def test_two_images_of_one_name(folder: SmallFolder, capsys: Capsys) -> None:
@@ -151,6 +154,20 @@ def test_the_same_pixels_in_train_and_val(folder: SmallFolder, capsys: Capsys) -
     folder.image("b", tagged)  # other bytes
     finding = checked(capsys, folder.root).one("DATA-LEAK-IMAGE")
     assert (finding["severity"], finding["names"]) == ("error", ["e", "b"])
+
+
+def test_many_equal_images_are_one_finding(folder: SmallFolder, capsys: Capsys) -> None:
+    copies = [f"t{number:02d}" for number in range(30)], [f"v{number:02d}" for number in range(30)]
+    for name in [*copies[0], *copies[1]]:
+        folder.image(name, jpeg(photo(0)))
+        folder.mask(name, png(mask(0)))
+    folder.lists(train=" ".join(["a", *copies[0]]), val=" ".join(["a", "e", *copies[1]]))
+    answer = checked(capsys, folder.root)
+    finding = answer.one("DATA-LEAK-IMAGE")
+    assert finding["what"].startswith("one image is 30 times in val (v00, v01")
+    assert "31 times in train (a, t00" in finding["what"]
+    assert len(finding["names"]) == 61
+    assert answer.facts["errors"] == 2  # the other is the id
 
 
 @pytest.mark.parametrize("quality", [50, 90])
@@ -258,6 +275,30 @@ def test_words_that_are_not_understood(
 ) -> None:
     got, _, err = said(capsys, "check", *words)
     assert (got, told in err, len(err.splitlines())) == (code, True, 1), err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["check", "--help"], ["stats", "--help"], ["check", "dataset=vco"], ["check", "splt=train"]],
+)
+def test_help_and_typing_errors_import_nothing_heavy(words: list[str]) -> None:
+    script = (
+        f"import sys; from segkit import cli; cli.main(['data', *{words}]); "
+        "print([m for m in ('torch', 'numpy', 'cv2', 'matplotlib') if m in sys.modules])"
+    )
+    said = subprocess.check_output([sys.executable, "-c", script], text=True)
+    assert said.splitlines()[-1] == "[]"
+
+
+def test_the_rule_that_was_used_is_told(tmp_path: Path, capsys: Capsys) -> None:
+    """Display colours of a prepared folder are no table for masks of indices."""
+    folder = SmallFolder(tmp_path / "set").fill().lists(train="a b c d", val="e f")
+    colours = {0: (9, 9, 9), 1: (90, 0, 0), 2: (0, 90, 0), 255: (1, 2, 3)}
+    rgb = np.array([colours[int(v)] for v in mask(1).ravel()], np.uint8)
+    folder.mask("b", png(rgb.reshape(*mask(1).shape, 3)))
+    words = "dataset.colours=[[9,9,9],[90,0,0],[0,90,0]]", "dataset.ignore_colour=[1,2,3]"
+    _, out, _ = said(capsys, "check", str(folder.root), *words, "workers=0")
+    assert "3 masks grey, the value is the label, 1 masks RGB through the table" in out
 
 
 def test_help_and_completion(capsys: Capsys) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import statistics
 from collections import Counter
@@ -110,7 +111,12 @@ def test_a_fault_is_told_instead_of_numbers_of_the_rest(
 
 
 @pytest.mark.parametrize(
-    ("word", "told_in"), [("split=train,val", "one at a time"), ("out=x.gif", ".png or .svg")]
+    ("word", "told_in"),
+    [
+        ("split=train,val", "one at a time"),
+        ("out=x.gif", ".png or .svg"),
+        ("out=gone/x.png", "gone is no folder"),
+    ],
 )
 def test_words(word: str, told_in: str, folder: SmallFolder, capsys: Capsys) -> None:
     assert cli.main(["data", "stats", str(folder.root), word]) == 2
@@ -124,6 +130,15 @@ def test_many_and_hostile_class_names_are_drawn() -> None:
     drawn = class_shares(rows * 13, "t", "svg")
     assert b"&lt;b&gt;" in drawn
     assert b"first 120 of 130 classes" in drawn
+
+
+def test_the_axis_of_shares_ends_at_all_of_them() -> None:
+    rows = [("most", 0.97, 1.0, (200, 200, 0)), ("half", 0.5, 1.0, (0, 0, 0))]
+    rows += [("rare", 1e-5, 0.1, (0, 200, 0))]
+    drawn = class_shares(rows, "t", "svg").decode()
+    ticks = re.findall(r">([0-9.e+-]+)</text>", drawn)
+    assert "100" in ticks
+    assert max(float(tick) for tick in ticks) == 100
 
 
 def test_the_weights_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:

@@ -177,3 +177,29 @@ def test_a_peek_tells_what_decoding_does(tmp_path: Path, form: str) -> None:
         assert decode(path).image.size == ((6, 4) if orientation < 5 else (4, 6))
     path = write(tmp_path / "grey", encoded(image.convert("L"), form))
     assert peek(path) == ("L", 1)
+
+
+def test_a_peek_does_not_read_the_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a", encoded(Image.fromarray(random_rgb(400, 600)), "PNG"))
+    file, read = path.open("rb"), []
+    plain = file.read
+
+    class Counting:
+        """The file, and what is read of it."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(file, name)
+
+        def __enter__(self) -> "Counting":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            file.close()
+
+        def read(self, count: int = -1) -> bytes:
+            read.append(len(content := plain(count)))
+            return content
+
+    monkeypatch.setattr("segkit.data.images.open_file", lambda _path: Counting())
+    assert peek(path) == ("RGB", 1)
+    assert sum(read) < 10_000 < path.stat().st_size

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from segkit.check.findings import Finding, Severity, place
+from segkit.check.findings import Finding, place
 from segkit.check.look import LOOK_BYTES
 from segkit.check.scan import Survey
 from segkit.data.tree import shown
@@ -55,11 +55,23 @@ def _by_id(scored: Survey, other: Survey) -> Iterator[Finding]:
 def _by_content(scored: Survey, other: Survey) -> Iterator[Finding]:
     here, there = _groups(scored), _groups(other)
     for digest in here.keys() & there.keys():
-        pairs = [(a, b) for a in here[digest] for b in there[digest]]
-        for a, b in pairs:
-            if scored.id(a) != other.id(b):  # else the id has told it
-                what = f"the same image as {other.id(b)} of {other.split}"
-                yield _about(scored, a, other, b, "error", "DATA-LEAK-IMAGE", what)
+        ours, theirs = here[digest], there[digest]
+        known = {scored.id(a) for a in ours} & {other.id(b) for b in theirs}  # the id has told it
+        new = [a for a in ours if scored.id(a) not in known]
+        also = [b for b in theirs if new or other.id(b) not in known]
+        if not also:
+            continue
+        told = new or ours
+        names = [tuple(scored.id(a) for a in told), tuple(other.id(b) for b in also)]
+        what = f"the same image as {names[1][0]} of {other.split}"
+        if len(told) + len(also) > 2:
+            what = (
+                f"one image is {len(told)} times in {scored.split} ({shown(names[0])}) and "
+                f"{len(also)} times in {other.split} ({shown(names[1])})"
+            )
+        both = names[0] + names[1]
+        where = scored.image(told[0])
+        yield Finding("error", "DATA-LEAK-IMAGE", where, what, "", scored.split, both)
 
 
 def _by_look(scored: Survey, other: Survey) -> Iterator[Finding]:
@@ -67,14 +79,9 @@ def _by_look(scored: Survey, other: Survey) -> Iterator[Finding]:
         same = scored.digests[a].tobytes() == other.digests[b].tobytes()
         if not same and scored.id(a) != other.id(b):
             what = f"looks like {other.id(b)} of {other.split} ({bits} of 256 bits differ)"
-            yield _about(scored, a, other, b, "warning", "DATA-LEAK-LOOK", what)
-
-
-def _about(
-    scored: Survey, a: int, other: Survey, b: int, severity: Severity, id: str, what: str
-) -> Finding:
-    names = (scored.id(a), other.id(b))
-    return Finding(severity, id, scored.image(a), what, "", scored.split, names)
+            names = (scored.id(a), other.id(b))
+            where = scored.image(a)
+            yield Finding("warning", "DATA-LEAK-LOOK", where, what, "", scored.split, names)
 
 
 def alike(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[int, int, int]]:

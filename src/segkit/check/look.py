@@ -10,8 +10,8 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from segkit.data.dataset import Dataset
 from segkit.data.images import check_same_size, decode, peek, read_image
-from segkit.data.loader import Dataset
 from segkit.data.masks import check_labels, strange_values
 from segkit.data.pairs import FilePairs
 from segkit.errors import DataError, RefusedError, SegkitError

@@ -7,8 +7,8 @@ import numpy as np
 
 from segkit.check.look import DIGEST_BYTES, LOOK_BYTES, PairFacts, look_at
 from segkit.data.bars import shown
+from segkit.data.dataset import Dataset
 from segkit.data.labels import LabelSet
-from segkit.data.loader import Dataset
 from segkit.data.workers import Note, in_order
 
 # Small pairs take less than a message to a worker and back; some must always be on their way.

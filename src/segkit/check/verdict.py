@@ -11,6 +11,7 @@ from segkit.check.inventory import inventory
 from segkit.check.leaks import leaks, twins
 from segkit.check.opening import faults_of
 from segkit.check.scan import Survey
+from segkit.data.masks import COLOURED
 from segkit.errors import one_line
 
 SHOWN = 5
@@ -84,11 +85,16 @@ def _described(survey: Survey) -> str:
     facts += sizes(survey)
     if survey.total:
         facts.append(f"void {100 * survey.void / survey.total:.1f} %")
-    through = any(getattr(survey.dataset, f"{t}_table", None) for t in ("colour", "value"))
-    table = " through the table" if through else ""
-    kinds = survey.mask_kinds
-    facts += [f"{n} masks {RULES.get(kind, kind)}{table}" for kind, n in kinds.most_common()]
+    kinds = survey.mask_kinds.most_common()
+    facts += [f"{n} masks {_rule(survey, kind)}" for kind, n in kinds]
     return ", ".join(facts)
+
+
+def _rule(survey: Survey, kind: str) -> str:
+    """How masks of that mode became labels: a table of colours says nothing of indices."""
+    table = "colour_table" if kind in COLOURED else "value_table"
+    through = getattr(survey.dataset, table, None) is not None
+    return RULES.get(kind, kind) + (" through the table" if through else "")
 
 
 def sizes(survey: Survey) -> list[str]:

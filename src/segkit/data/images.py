@@ -4,7 +4,6 @@ One rule for EXIF: the orientation tag is applied to everything that is read, so
 always looks as a viewer shows it; sizes are compared after that.
 """
 
-import io
 import os
 import warnings
 from collections.abc import Iterator
@@ -28,7 +27,8 @@ FORMATS = ("PNG", "JPEG")
 _PNG_DEPTH = 24
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
-_PNG_TAGS = (b"eXIf", b"exif", b"iTXt")  # chunks, and a key of text, that may hold an orientation
+_PNG_TAGS = (b"eXIf", b"iTXt")  # chunks that may hold an orientation
+_PNG_TEXT, _EXIF_KEY = (b"tEXt", b"zTXt"), b"exif"  # and the key of those that hold one
 _PNG_TAIL = 65536  # bytes searched for the end: some writers append data of their own
 
 
@@ -71,11 +71,27 @@ def peek(path: str | Path) -> tuple[str, int]:
     From the header, for files that can be decoded; raises what ``decode`` raises for others.
     """
     with open_file(path) as file, _decoder_faults(path):
-        content = file.read()
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(file, formats=FORMATS)
         # Pillow decodes a whole PNG to see whether a tag comes after the pixels.
-        tagged = image.format != "PNG" or any(tag in content for tag in _PNG_TAGS)
+        tagged = image.format != "PNG" or _is_tagged(file)
         return image.mode, _orientation(image) if tagged else 1
+
+
+def _is_tagged(file: BinaryIO) -> bool:
+    """Whether a PNG has a chunk that may hold an orientation; goes from head to head of them."""
+    place = file.tell()
+    file.seek(len(_PNG_SIGNATURE))
+    try:
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if kind in _PNG_TAGS or (kind in _PNG_TEXT and _EXIF_KEY in file.read(length)):
+                return True
+            if kind not in _PNG_TEXT:
+                file.seek(length, os.SEEK_CUR)
+            file.seek(4, os.SEEK_CUR)
+        return False
+    finally:
+        file.seek(place)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -13,25 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segkit.data.labels import LabelSet
+from segkit.data.dataset import Dataset as Dataset  # also for those who import it from here
 from segkit.data.normalise import normalise
 from segkit.data.workers import PREFETCH, Note, in_order, shared_array
 from segkit.errors import ConfigError, DataError, EnvironmentFault, SegkitError
 from segkit.randomness import generator, integer
 
 TIMEOUT_SECONDS = 300.0
-
-
-class Dataset(Protocol):
-    """What a data set offers."""
-
-    labels: LabelSet
-    ids: Sequence[str] | np.ndarray
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """RGB uint8 [H,W,3] and labels uint8 or uint16 [H,W], range-checked."""
 
 
 class Augment(Protocol):

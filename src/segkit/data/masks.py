@@ -25,7 +25,7 @@ from segkit.errors import DataError
 
 # Pillow widens 2-bit and 4-bit grey to 0..255 by these factors.
 _GREY_FACTOR = {2: 0x55, 4: 0x11}
-_COLOURED = ("RGB", "RGBA", "LA")
+COLOURED = ("RGB", "RGBA", "LA")
 
 
 def read_mask(
@@ -51,7 +51,7 @@ def read_mask(
     decoded = decode(path, max_pixels)
     if decoded.format != "PNG":
         raise lossy(path)
-    if decoded.image.mode in _COLOURED:
+    if decoded.image.mode in COLOURED:
         return _labels_of(path, _coloured(path, decoded, colour_table), labels, None)
     values = _indexed(path, decoded)
     if decoded.image.mode == "P" and colour_table and value_table is None:
@@ -145,7 +145,7 @@ def strange_values(
     Values, or RGB colours of a coloured mask; nothing where ``read_mask`` takes every pixel.
     """
     found: Iterable[int | Colour]
-    if decoded.image.mode in _COLOURED:
+    if decoded.image.mode in COLOURED:
         packed, counts = np.unique(
             _pack(np.asarray(decoded.image.convert("RGB"))), return_counts=True
         )

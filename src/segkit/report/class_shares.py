@@ -10,6 +10,8 @@ from segkit.whole_files import write_whole
 
 _MOST = 120  # a longer picture is read by nobody
 _FLOOR = 1e-7  # where the logarithmic axis begins at the latest
+_WIDE = 0.3  # of all pixels; the text of such a bar is written in it
+_PLATE = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"}
 _EDGE = "#3c4043"  # so that a bright class colour is seen on white
 _GREY = "#9AA0A6"
 
@@ -68,11 +70,14 @@ def _pixel_bars(axes: Any, shares: Sequence[float], places: range, bar: Any) -> 
     least = min((share for share in shares if share), default=1.0)
     axes.barh(places, [100 * share for share in shares], **bar)
     axes.set_xscale("log")
-    axes.set_xlim(100 * max(_FLOOR, least / 3), 300)
+    axes.set_xlim(100 * max(_FLOOR, least / 3), 100)
     axes.xaxis.set_major_formatter(lambda percent, _: f"{percent:g}")  # the own one is math text
     axes.xaxis.set_minor_formatter(lambda *_: "")
     for place, share in zip(places, shares, strict=True):
         text = f"{100 * share:.2g} %" if share else "no pixel"
         start = 100 * max(share, _FLOOR, least / 3)
-        axes.annotate(text, (start, place), (3, 0), textcoords="offset points", va="center")
+        room: Any = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
+        if share > _WIDE:  # no room behind it
+            room |= {"xytext": (-3, 0), "ha": "right", "bbox": _PLATE}
+        axes.annotate(text, (start, place), **room)
     axes.set_xlabel("% of the pixels that are not void")
