@@ -6,7 +6,8 @@
 Every folder under docs/results/ is one experiment: its ``score*.json`` as evaluations wrote them,
 pictures, and an optional ``run.json`` with ``command``, ``minutes``, ``machine``. The fault suite
 writes ``docs/results/reliability.json``. Nothing is typed by hand. In README.md the lines between
-the two ``results`` comments, and those between the two ``reliability`` comments, are replaced.
+the two ``results`` comments, and those between the two ``reliability`` comments, are replaced; in
+docs/input.md those between the two ``input`` comments, out of ``docs/results/input.json``.
 """
 
 import argparse
@@ -76,6 +77,9 @@ def pages(root: Path) -> list[tuple[Path, str]]:
     if figures.exists():
         text = replace_block(readme, text, "reliability", reliability(figures))
     found = [(readme, text)]
+    if (costs := root / RESULTS / "input.json").exists():
+        page = root / "docs/input.md"
+        found.append((page, replace_block(page, _read(page), "input", input_costs(costs))))
     if experiments:
         found.append((root / RESULTS / "README.md", results_page(experiments)))
     return found
@@ -154,6 +158,27 @@ PROMISES = {
     "differ.",
     "B10": "Seeded defects caught by the test that should: **{caught} of {mutants}**.",
 }
+
+
+def input_costs(path: Path) -> str:
+    """What benchmarks/input.py measured: a table for each size of pictures."""
+    found = _read_json(path)
+    header = ["per sample, one core", "ms", "times as fast as albumentations", "bar"]
+    tables = []
+    for kind, title in (("large", "2048×1024 PNG, crop 769"), ("small", "500×375 JPEG, crop 513")):
+        rows = [
+            [
+                markdown_text(row["row"]),
+                f"{row['milliseconds']:.2f}",
+                f"{row['times_as_fast_as_albumentations']:.2f}",
+                f"{row['bar']:g}" if row["bar"] else "",
+            ]
+            for row in found[kind]
+        ]
+        tables.append(f"{title}:\n\n{markdown_table(header, rows)}")
+    machine, rounds = found["machine"], found["rounds"]
+    says = f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']}, {rounds} rounds"
+    return "\n\n".join([*tables, f"Measured on {markdown_text(says)}."])
 
 
 def reliability(path: Path) -> str:

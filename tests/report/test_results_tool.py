@@ -161,3 +161,22 @@ def test_only_promises_with_all_their_figures_are_told(results, tmp_path):
     assert "**0 cells**" in told
     assert "old" not in told
     assert "cuts" not in told
+
+
+def test_what_input_costs_is_told_with_its_bars(results, tmp_path):
+    row = {"row": "segkit_row", "milliseconds": 2.0, "times_as_fast_as_albumentations": 1.5}
+    figures = {
+        "machine": {"cpu": "x", "cores": 2, "load": 0.5},
+        "rounds": 3,
+        "large": [{**row, "bar": 1.15}],
+        "small": [{**row, "bar": None}],
+    }
+    (tmp_path / "README.md").write_text(README)
+    (tmp_path / "docs/results").mkdir(parents=True)
+    (tmp_path / "docs/input.md").write_text("<!-- input:begin -->\nold\n<!-- input:end -->\n")
+    (tmp_path / "docs/results/input.json").write_text(json.dumps(figures))
+    assert results("--root", tmp_path)[0] == 0
+    told = (tmp_path / "docs/input.md").read_text()
+    assert "| segkit\\_row | 2.00 | 1.50 | 1.15 |" in told
+    assert "| segkit\\_row | 2.00 | 1.50 |  |" in told
+    assert "old" not in told
