@@ -28,7 +28,7 @@ SUBCOMMANDS = {
     "prepare": Subcommand(
         "segkit.prepare.command",
         "make a data set ready: from archives and folders you have, or by download",
-        (*DATASETS, "root=", "from=", "download=true"),
+        (*DATASETS, "root=", "from=", "download=true", "link=true"),
     ),
     "check": Subcommand(
         "segkit.data_check",

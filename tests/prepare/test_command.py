@@ -64,6 +64,7 @@ def test_another_room_is_named_in_what_to_type_next(
         (["voc", "root="], "type root=VALUE"),
         (["voc", "from"], "type from=VALUE"),
         (["voc", "download=yes"], "CFG-TYPE"),
+        (["voc", "link=1"], "CFG-TYPE"),
         (["voc", "--force"], "CFG-UNKNOWN-KEY"),
     ],
 )

@@ -1,5 +1,6 @@
 """What a set says that it was made of, and whose files it is made of."""
 
+import fcntl
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import small_sets as small
 
 from segkit import cli
 from segkit.errors import DataError, EnvironmentFault
-from segkit.prepare import camvid, files, sbd, sources, voc
+from segkit.prepare import camvid, claim, files, sbd, sources, voc
 from segkit.prepare.claim import Prepared
 from segkit.prepare.sources import Order
 
@@ -162,3 +163,36 @@ def test_lists_that_overlap_are_no_train_and_val(has: Path, tmp_path: Path) -> N
     with pytest.raises(DataError, match="2 samples of val are in train too") as fault:
         voc.prepare(Order(tmp_path / "data", (has,)), small.facts_of(None, None))
     assert fault.value.where.startswith(str(has))
+
+
+def test_a_lock_opened_before_it_was_removed_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process ends and takes its lock away between our opening it and locking it."""
+    path, flock, calls = tmp_path / ".x.lock", fcntl.flock, []
+
+    def late(handle: int, how: int) -> None:
+        if not calls:
+            path.unlink()
+        calls.append(how)
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    lock = claim._lock(path)
+    lock.check()
+    assert len(calls) == 2
+    with pytest.raises(EnvironmentFault, match="another process"):
+        claim._lock(path)
+    lock.release()
+
+
+def test_a_folder_prepared_or_refused_leaves_no_lock(has: Path, tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        tree = {f"images/{name}.png": small.photo(name, "PNG")}
+        tree[f"masks/{name}.png"] = small.picture("L", small.labels_of(name, 3))
+        small.lay(tree, has)
+    typed = ["data", "prepare", "folder", f"from={has}", f"root={tmp_path / 'rooms/mine'}"]
+    assert cli.main([*typed, "classes=[a,b]"]) != 0
+    assert list((tmp_path / "rooms").iterdir()) == []
+    assert cli.main([*typed, "classes=[a,b,c]"]) == 0
+    assert [path.name for path in (tmp_path / "rooms").iterdir()] == ["mine"]

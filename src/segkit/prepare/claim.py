@@ -63,7 +63,7 @@ def prepare_once(
     ``DataError`` for unreadable masks, ``EnvironmentFault`` where another process is at it.
     """
     record = _recorded(name, folder, splits)
-    if record is not None and not work.exists():
+    if record is not None and not work.exists() and not _lock_file(work).exists():
         return Prepared(name, folder, record, is_new=False)
     with _locked(work):
         record = _recorded(name, folder, splits)  # by whoever held the lock before
@@ -108,7 +108,7 @@ def _locked(work: Path) -> Iterator[None]:
     """``work`` is there and this process's own; what a killed one left half-made is not."""
     with faults(work, 0):
         work.parent.mkdir(parents=True, exist_ok=True)
-    lock = _lock(work.with_name(f"{work.name}.lock"))
+    lock = _lock(_lock_file(work))
     try:
         with faults(work, 0):
             work.mkdir(exist_ok=True)
@@ -120,6 +120,10 @@ def _locked(work: Path) -> Iterator[None]:
         with suppress(OSError):
             lock.path.unlink()
         lock.release()
+
+
+def _lock_file(work: Path) -> Path:
+    return work.with_name(f"{work.name}.lock")
 
 
 def _lock(path: Path) -> Lock:
