@@ -269,7 +269,7 @@ def test_pairs_by_a_table(raw: Path, lines: list[str]) -> None:
             (raw / place).mkdir(exist_ok=True)
             shutil.copy(raw / kind / f"{old}.{ending}", raw / place / f"{new}.{ending}")
     assert prepare(CLASSES, table(*lines)) == ExitCode.OK
-    assert Folder("data/mine", "all").ids.tolist() == ["a", "b"]
+    assert Folder("data/mine", "all").ids.tolist() == ["photos/a", "photos/b"]
     assert np.array_equal(labels_of()[1], LABELS)
 
 
@@ -283,10 +283,15 @@ def test_pairs_by_a_table(raw: Path, lines: list[str]) -> None:
         (["images/p0.jpg,../x.png"], ExitCode.REFUSED, "line 1: '../x.png' leaves raw"),
         (["image,mask", "/etc/passwd,masks/p0.png"], ExitCode.REFUSED, "line 2: '/etc/passwd'"),
         (["masks/../images/p0.jpg,masks/p0.png"], ExitCode.REFUSED, "leaves raw"),
-        (["images/p0.jpg,masks/p0.png"] * 2, ExitCode.DATA, "have the same name"),
+        (["images/p0.jpg,masks/p0.png"] * 2, ExitCode.DATA, "up to the ending"),
+        (
+            ["image,mask", "images/p0.jpg,masks/p0.png", "images/p1.jpg,./masks/p0.png"],
+            ExitCode.DATA,
+            "lines 2 and 3 name one mask for two images: masks/p0.png",
+        ),
         (["pairs.csv,masks/p0.png"], ExitCode.DATA, "line 1: pairs.csv is no image"),
         (["images/p0.jpg,masks/p0.png"], ExitCode.DATA, "cannot be both trained on and scored"),
-        (["images/p0.jpg,images/p1.jpg", "images/p1.jpg,images/p1.jpg"], ExitCode.DATA, "lossy"),
+        (["images/p0.jpg,images/p1.jpg", "images/p1.jpg,images/p2.jpg"], ExitCode.DATA, "lossy"),
     ],
 )
 @pytest.mark.usefixtures("raw")

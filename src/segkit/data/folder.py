@@ -16,6 +16,11 @@ from segkit.data.tree import check_paired, files_in, shown
 from segkit.errors import ConfigError, DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# What people have as well, and what would otherwise be left out without a word.
+OTHER_SUFFIXES = (
+    *(".tif", ".tiff", ".webp", ".bmp", ".gif", ".heic", ".heif", ".avif", ".jp2", ".jfif"),
+    *(".ppm", ".pgm", ".dng", ".cr2", ".nef", ".arw"),
+)
 ALL = "all"
 
 
@@ -103,12 +108,24 @@ class Folder(FilePairs):
             self._refuse(lossy(mask_folder / f"{no_png[0]}{masks[no_png[0]]}"))
         ids = self._listed(images, masks)
         if ids is None:
+            for folder, known in ((image_folder, images), (mask_folder, masks)):
+                self._refuse_other_kinds(folder, known)
             check_paired(images, masks, image_folder, mask_folder, self._refuse)
             ids = self._drawn(list(images), image_folder)
         # A file that is not there has no ending: reading its pair names it.
         self._image_endings = np.array([images.get(name, ".jpg") for name in ids])
         self._mask_endings = np.array([masks.get(name, ".png") for name in ids])
         return ids
+
+    def _refuse_other_kinds(self, folder: Path, known: Mapping[str, str]) -> None:
+        """Pictures of kinds that are not read, unless they are there as JPEG or PNG too."""
+        others = files_in(folder, OTHER_SUFFIXES, lambda _error, _names=(): None)
+        names = [f"{name}{ending}" for name, ending in others.items() if name not in known]
+        if names:
+            count = f"{len(names)} pictures are" if len(names) > 1 else "a picture is"
+            what = f"{count} neither JPEG nor PNG: {shown(names)}"
+            fix = "convert photos to JPEG or PNG and masks to PNG, or move them elsewhere"
+            self._refuse(DataError("FORMAT", folder, what, fix))
 
     def _listed(self, images: Mapping[str, str], masks: Mapping[str, str]) -> list[str] | None:
         """The ids of the split's list, with or without the images' endings; None: no lists."""
@@ -121,7 +138,8 @@ class Folder(FilePairs):
             return None
         bare = {f"{name}{ending}": name for name, ending in images.items()}
         named = read_list(path, self.layout, self._refuse)
-        ids = sorted({bare.get(name, name) for name in named})
+        # An id comes before a file's whole name: x.jpg may be the id of x.jpg.jpg.
+        ids = sorted({name if name in images else bare.get(name, name) for name in named})
         for kind, present in (("image", images), ("mask", masks)):
             if missing := [name for name in ids if name not in present]:
                 what = f"{len(missing)} of {len(ids)} names have no {kind}: {shown(missing)}"

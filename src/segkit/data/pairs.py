@@ -1,6 +1,7 @@
 """Data sets made of image and mask files, named by a list or found in their folders."""
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,8 +130,13 @@ def read_list(path: Path, layout: Layout, refuse: Refuse = refuse) -> list[str]:
     Blank lines, lines that begin with ``#``, a byte order mark, CRLF and blanks around an id are
     accepted.
     """
+    return ids_in(read_text(path, MAX_LIST_BYTES), path, layout, refuse)
+
+
+def ids_in(text: str, path: Path, layout: Layout, refuse: Refuse = refuse) -> list[str]:
+    """The sorted ids of a list's text, which stands in ``path``."""
     ids: list[str] = []
-    for number, line in list_lines(path):
+    for number, line in _lines(text):
         try:
             ids.append(_id(path, number, line, layout))
         except SegkitError as error:
@@ -146,21 +152,38 @@ def read_list(path: Path, layout: Layout, refuse: Refuse = refuse) -> list[str]:
 
 def list_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a list that name something, stripped, with their numbers from 1."""
-    for number, line in enumerate(read_text(path, MAX_LIST_BYTES).splitlines(), 1):
-        text = line.strip()
-        if text and text[0] != "#":
-            yield number, text
+    return _lines(read_text(path, MAX_LIST_BYTES))
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        told = line.strip()
+        if told and told[0] != "#":
+            yield number, told
 
 
 def _id(path: Path, number: int, line: str, layout: Layout) -> str:
     parts = line.split()
-    if len(parts) == 2 and all("/" in part for part in parts):
+    if len(parts) == 2 and _are_paths(parts, layout):
         line = _id_of_paths(path, number, parts, layout)
     name = PurePosixPath(line)
-    if name.is_absolute() or ".." in name.parts or "\\" in line or not line.isprintable():
+    if name.is_absolute() or ".." in name.parts or "\\" in line or not is_one_line(line):
         what = f"line {number}: {line!r} leaves the data set's folder"
         raise RefusedError("PATH", path, what, "ids are relative names")
     return line
+
+
+def _are_paths(parts: list[str], layout: Layout) -> bool:
+    """Whether a line is two paths. Where folders are of one's own, their names have blanks."""
+    if layout.list_file:
+        return all("/" in part for part in parts)
+    folders = (f"{layout.images}/", f"{layout.masks}/")
+    return all(p.removeprefix("/").startswith(f) for p, f in zip(parts, folders, strict=True))
+
+
+def is_one_line(text: str) -> bool:
+    """Whether a name can be written in a line: any blank will do, no control character."""
+    return all(c.isprintable() or unicodedata.category(c) == "Zs" for c in text)
 
 
 def _id_of_paths(path: Path, number: int, parts: list[str], layout: Layout) -> str:
@@ -186,6 +209,15 @@ def _listing(folder: Path, parents: Iterable[PurePosixPath]) -> set[str]:
     return names
 
 
+def _refuse_missing_list(path: Path, layout: Layout) -> None:
+    """``DataError`` for a list that a set lacks beside others that it has."""
+    others = sorted(other.stem for other in path.parent.glob("*.txt") if other.is_file())
+    if others:
+        what = f"list not found; the lists here are {', '.join(others)}"
+        fix = f"choose one of these splits, or type segkit data prepare {layout.name}"
+        raise DataError("MISSING", path, what, fix)
+
+
 def _find(root: str | Path | None, layout: Layout) -> Path:
     room = os.environ.get("SEGKIT_DATA")
     place = Path(root) if root is not None else Path(room or "data") / layout.folder
@@ -194,6 +226,8 @@ def _find(root: str | Path | None, layout: Layout) -> Path:
         found = place.is_dir() and needed.exists()
     except OSError:
         found = False
+    if not found and (place / layout.images).is_dir():
+        _refuse_missing_list(needed, layout)
     if not found:
         where = place if not place.is_dir() else needed
         what = (

@@ -21,12 +21,14 @@ from PIL import Image
 
 from segkit.conf_files import nearest
 from segkit.data.description import FILE
-from segkit.data.folder import ALL, Folder, split_by_name
+from segkit.data.folder import ALL, Folder
 from segkit.data.strict_yaml import strict_yaml
+from segkit.data.tree import shown
 from segkit.errors import ConfigError, DataError, ExitCode, SegkitError
 from segkit.prepare.claim import MANIFEST, Prepared, Record, prepare_once
 from segkit.prepare.files import link_or_copy, put, settle
 from segkit.prepare.index_png import index_png
+from segkit.prepare.lists import SPLITS, check_names, splits_of
 from segkit.prepare.pairs import ListedPairs
 from segkit.prepare.progress import each
 from segkit.whole_files import faults
@@ -53,7 +55,8 @@ KEYS = (
     *("from", "root", "classes", "images", "masks", "pairs", "values", "colours"),
     *("ignore_colour", "ignore_label", "val_share"),
 )
-SPLITS = ("train", "val")
+# A name in quotes or one that begins with none, and the comma after it.
+_NAME = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^\s,"'\[\]{}][^,]*?))\s*(?:,|$)""")
 
 
 @dataclass(frozen=True)
@@ -85,18 +88,35 @@ def prepare(request: Request) -> Prepared:
 
     Raises ``DataError`` for samples that cannot be read, and where ``root`` holds anything else.
     """
-    work = request.root.with_name(f".{request.root.name}.preparing")
+    root = _place(request)
+    work = root.with_name(f".{root.name}.preparing")
     samples = opened(request)
-    splits = _splits(request, samples)
+    check_names(samples)
+    by_name = request.pairs is not None
+    splits = splits_of(samples, request.source, request.words, by_name)
     source = described(request, samples, splits)
-    _check_place(request.root, work, source)
+    is_whole = _is_made(root, work, source, splits)
     return prepare_once(
         "folder",
-        request.root,
+        root,
         work,
-        lambda: {split: Folder(request.root, split) for split in SPLITS},
-        lambda: [_build(request.root, samples, splits, source, work)],
+        lambda: {split: Folder(root, split) for split in SPLITS},
+        lambda: [source if is_whole else _build(root, samples, splits, source, work)],
     )
+
+
+def _place(request: Request) -> Path:
+    """Where the set will be, which may be neither here nor among the photos."""
+    root, place = request.root, request.root.resolve()
+    if Path.cwd().is_relative_to(place):
+        what = f"is {'the folder you are in' if place == Path.cwd() else 'above where you are'}"
+        raise DataError("PLACE", place, what, "choose another root=, as root=data/mine")
+    for key in ("images", "masks") if request.pairs is None else ():
+        folder = request.source / request.words.get(key, key)
+        if place.is_relative_to(folder.resolve()):
+            what = f"lies in {folder}, which is read"
+            raise DataError("PLACE", root, what, "choose another root=, as root=data/mine")
+    return place if root.name in ("", "..") else root
 
 
 def opened(request: Request) -> Folder:
@@ -127,6 +147,7 @@ def described(request: Request, samples: Folder, splits: Mapping[str, list[str]]
         "files_sha256": _hash(files),
         "meaning_sha256": _hash(meaning),
         "classes": list(samples.labels.names),
+        "in_no_list": len(samples) - sum(map(len, splits.values())),
         "typed": json.loads(json.dumps(request.words, sort_keys=True)),
     }
 
@@ -138,20 +159,34 @@ def _hash(facts: Any) -> str:
 def _build(
     root: Path, samples: Folder, splits: Mapping[str, list[str]], source: Record, work: Path
 ) -> Record:
-    """All in ``work``, then one rename; a call that was killed on the way is gone on with."""
-    fresh, ready = work / "set", work / "ready.json"
+    """All in ``work``, then one rename; a call that was stopped on the way is gone on with."""
+    fresh, begun, ready = work / "set", work / "begun.json", work / "ready.json"
     if not _is_ready(ready, source):
-        rmtree(fresh, ignore_errors=True)
+        if not _is_ready(begun, source):
+            ready.unlink(missing_ok=True)  # of another source
+            rmtree(fresh, ignore_errors=True)
+            put(begun, json.dumps(source).encode())
         each("convert", range(len(samples)), partial(_convert, samples, fresh), "pair")
         for split, names in splits.items():
             put(fresh / f"{split}.txt", "".join(f"{name}\n" for name in names).encode())
         put(fresh / FILE, _description(samples))
+        _require_same(fresh, samples.ids.tolist(), splits)
         settle()
         put(ready, json.dumps(source).encode())
     if fresh.is_dir():
         with faults(root, 0):
             fresh.rename(root)
     return source
+
+
+def _require_same(made: Path, ids: list[str], splits: Mapping[str, list[str]]) -> None:
+    """``DataError`` unless what was made reads back as the samples and splits of the source."""
+    for split, names in {ALL: ids, **splits}.items():
+        found = Folder(made, split).ids.tolist()
+        if found != sorted(names):
+            other = sorted(set(found) ^ set(names))
+            what = f"{split} reads back with other names: {shown(other)}"
+            raise DataError("NAMES", made, what, "rename these files")
 
 
 def _is_ready(ready: Path, source: Record) -> bool:
@@ -163,13 +198,27 @@ def _is_ready(ready: Path, source: Record) -> bool:
 
 
 def _convert(samples: Folder, into: Path, index: int) -> None:
-    image, _, name = samples.image_path(index), samples.mask_path(index), str(samples.ids[index])
+    image, drawn, name = samples.image_path(index), samples.mask_path(index), samples.ids[index]
+    linked, mask = into / "images" / f"{name}{image.suffix}", into / "masks" / f"{name}.png"
+    if _is_since(linked, image) and _is_since(mask, drawn) and _is_whole(mask):
+        return  # by a call that was stopped
     _, label = samples.read(index)
-    link_or_copy(image, into / "images" / f"{name}{image.suffix}")
-    mask = into / "masks" / f"{name}.png"
+    with faults(linked, 0):
+        linked.unlink(missing_ok=True)
+    link_or_copy(image, linked)
     with faults(mask, 0):
         mask.parent.mkdir(parents=True, exist_ok=True)
     put(mask, index_png(label, samples.labels) if label.dtype == np.uint8 else _grey_png(label))
+
+
+def _is_since(made: Path, source: Path) -> bool:
+    """Whether ``made`` is there and not older than what it is made of."""
+    return made.is_file() and made.stat().st_mtime_ns >= source.stat().st_mtime_ns
+
+
+def _is_whole(mask: Path) -> bool:
+    """Whether a PNG has its end: what no ``settle`` followed may lack it after a power cut."""
+    return mask.read_bytes().endswith(b"IEND\xaeB`\x82")
 
 
 def _grey_png(label: np.ndarray) -> bytes:
@@ -177,17 +226,6 @@ def _grey_png(label: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(label).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _splits(request: Request, samples: Folder) -> dict[str, list[str]]:
-    """The source's own lists, or by name."""
-    lists = [request.source / f"{split}.txt" for split in SPLITS]
-    if request.pairs is None and any(path.exists() for path in lists):
-        return {s: Folder(request.source, s, **request.words).ids.tolist() for s in SPLITS}
-    if len(samples) < len(SPLITS):
-        what = f"{len(samples)} sample cannot be both trained on and scored"
-        raise DataError("EMPTY-SPLIT", request.source, what, "add images with their masks")
-    return split_by_name(samples.ids.tolist(), samples.val_share)
 
 
 def _description(samples: Folder) -> bytes:
@@ -202,8 +240,8 @@ def _description(samples: Folder) -> bytes:
     return f"# Written by segkit data prepare folder.\n{text}".encode()
 
 
-def _check_place(root: Path, work: Path, source: Record) -> None:
-    """Refuse a place that holds anything but what an earlier call made of the same."""
+def _is_made(root: Path, work: Path, source: Record, splits: Mapping[str, list[str]]) -> bool:
+    """Whether an earlier call made all of the same there; any other place must be empty."""
     try:
         made = json.loads((root / MANIFEST).read_bytes())["sets"]["folder"]["sources"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -214,9 +252,21 @@ def _check_place(root: Path, work: Path, source: Record) -> None:
         if not (empty or moved):
             what = "holds something else already"
             raise DataError("PLACE", root, what, "choose another root=, or empty it")
-    elif made != [source]:
+        return False
+    if made != [source]:
         what = "was prepared from other files or with other words"
         raise DataError("PLACE", root, what, "choose another root=, or remove it first")
+    fix = f"remove {root} and type the command again"
+    for split, names in splits.items():
+        try:
+            found = Folder(root, split).ids.tolist()
+        except SegkitError as error:
+            what = f"{error.what}: the prepared set is damaged"
+            raise DataError("DAMAGED", error.where, what, fix) from error
+        if found != sorted(names):
+            what = "is not the list that was prepared"
+            raise DataError("DAMAGED", root / f"{split}.txt", what, fix)
+    return True
 
 
 def _as_typed_here(text: str) -> str:
@@ -256,7 +306,7 @@ def _value(key: str, text: str) -> Any:
     if key in ("images", "masks"):
         return text
     if key == "classes":  # names stay text: YAML would make a bool of "no"
-        return [name.strip().strip("'\"") for name in text.strip("[]").split(",")]
+        return _names(text)
     if key == "values":
         text = re.sub(r":(?=\S)", ": ", text)  # {0:0,255:1} is what the shell is often given
     try:
@@ -278,6 +328,21 @@ def _value(key: str, text: str) -> Any:
     return value
 
 
+def _names(text: str) -> list[str]:
+    """``[a, "b, c", 'd']``, with its brackets or without."""
+    rest, names = text.strip(), []
+    if rest.startswith("[") and rest.endswith("]"):
+        rest = rest[1:-1]
+    while rest:
+        found = _NAME.match(rest)
+        if found is None:
+            fix = "type 'classes=[background,leaf]', a name with a comma as \"leaf, dry\""
+            raise ConfigError("TYPE", "classes", f"{rest!r} is not understood", fix)
+        names.append(next(name for name in found.groups() if name is not None))
+        rest = rest[found.end() :]
+    return names
+
+
 def told(prepared: Prepared) -> str:
     """What is there, and what to type next."""
     verb = "prepared" if prepared.is_new else "is already prepared"
@@ -287,5 +352,7 @@ def told(prepared: Prepared) -> str:
         total = sum(pixels.values())
         shares = (f"{name} {100 * n / total:.1f}%" for name, n in pixels.items() if n)
         lines.append(f"  {split:<6}{facts['samples']:>7} samples: {', '.join(shares)}")
+    if apart := prepared.record["sources"][0].get("in_no_list"):
+        lines.append(f"  {apart} photos are in neither list: neither trained on nor scored")
     lines.append(f"next: segkit train dataset=folder dataset.root={prepared.folder}")
     return "\n".join(lines)

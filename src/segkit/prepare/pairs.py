@@ -1,14 +1,13 @@
 """Images and masks named by a table: a line for each pair."""
 
 import csv
-import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segkit.data.files import read_text
 from segkit.data.folder import ALL, IMAGE_SUFFIXES, Folder
-from segkit.data.pairs import MAX_LIST_BYTES
+from segkit.data.pairs import MAX_LIST_BYTES, is_one_line
 from segkit.errors import DataError, RefusedError
 
 _HEADER = ("image", "mask")
@@ -18,9 +17,9 @@ class ListedPairs(Folder):
     """The pairs of a CSV file, whose paths are relative to ``root``; ``words`` are ``Folder``'s.
 
     A first line ``image,mask`` is a header; commas, semicolons or tabs separate. An id is the
-    image's path without its ending, below what all images have in common. Raises ``DataError`` for
-    a line that is no pair and for files that are missing or named twice, ``RefusedError`` for a
-    path that leaves ``root``.
+    image's path without its ending, relative to ``root``: a new line renames no other. Raises
+    ``DataError`` for a line that is no pair and for files that are missing or named twice,
+    ``RefusedError`` for a path that leaves ``root``.
     """
 
     def __init__(self, root: Path, table: Path, **words: Any) -> None:
@@ -37,21 +36,25 @@ class ListedPairs(Folder):
         rows = list(self._rows())
         if not rows:
             raise DataError("EMPTY-SPLIT", self._table, "names no pair", "image,mask in each line")
-        common = PurePosixPath(os.path.commonpath([image.parent for image, _ in rows]))
         named: dict[str, tuple[PurePosixPath, PurePosixPath]] = {}
-        for image, mask in rows:
-            name = str(image.relative_to(common).with_suffix(""))
+        line_of: dict[PurePosixPath, int] = {}
+        for number, image, mask in rows:
+            name = str(image).removesuffix(image.suffix)
             if name in named:
-                what = f"{image} and {named[name][0]} have the same name up to the ending"
+                what = f"line {number}: {image} has the name of {named[name][0]} up to the ending"
                 raise DataError("DUPLICATE", self._table, what, "keep one of them")
+            if mask in line_of:
+                what = f"lines {line_of[mask]} and {number} name one mask for two images: {mask}"
+                raise DataError("DUPLICATE", self._table, what, "each image has its own mask")
+            line_of[mask] = number
             named[name] = (image, mask)
         ids = sorted(named)
         self._images = [str(named[name][0]) for name in ids]
         self._masks = [str(named[name][1]) for name in ids]
         return ids
 
-    def _rows(self) -> Iterator[tuple[PurePosixPath, PurePosixPath]]:
-        """The image and mask of each line, both there."""
+    def _rows(self) -> Iterator[tuple[int, PurePosixPath, PurePosixPath]]:
+        """The number, image and mask of each line, both there."""
         lines = read_text(self._table, MAX_LIST_BYTES).splitlines()
         first = next((line for line in lines if line.strip()), "")
         mark = next((mark for mark in ";\t" if mark in first), ",")
@@ -66,11 +69,11 @@ class ListedPairs(Folder):
             if image.suffix.lower() not in IMAGE_SUFFIXES:
                 what = f"line {number}: {image} is no image"
                 raise DataError("LIST", self._table, what, f"endings: {', '.join(IMAGE_SUFFIXES)}")
-            yield image, mask
+            yield number, image, mask
 
     def _checked(self, number: int, text: str) -> PurePosixPath:
         path = PurePosixPath(text)
-        if path.is_absolute() or ".." in path.parts or "\\" in text or not text.isprintable():
+        if path.is_absolute() or ".." in path.parts or "\\" in text or not is_one_line(text):
             what = f"line {number}: {text!r} leaves {self.root}"
             raise RefusedError("PATH", self._table, what, "paths are relative to from=")
         if not (self.root / path).is_file():
