@@ -29,8 +29,10 @@ from segkit.data.labels import VOC
 from segkit.data.masks import read_mask
 from segkit.data.pairs import Layout, read_list
 from segkit.errors import ConfigError, DataError, ExitCode, RefusedError, SegkitError
+from segkit.prepare import command
 from segkit.prepare.claim import MANIFEST, prepare_once
 from segkit.prepare.folder import told
+from segkit.prepare.sources import Order
 
 MOST_MIB = 100
 MOST_PIXELS = 1_000_000
@@ -180,7 +182,8 @@ def class_lists() -> tuple[list[bytes], Target]:
 def manifests() -> tuple[list[bytes], Target]:
     listed = sha256(b"a\nb\nc\n").hexdigest()
     facts = {"samples": 3, "list_sha256": listed, "pixels": {"a": 1}}
-    record = {"splits": {"train": facts}, "sources": [], "versions": {}}
+    source = {"name": "set.zip", "kind": "archive", "verified": True, "samples": 3}
+    record = {"splits": {"train": facts}, "sources": [source], "versions": {}}
     seeds = [
         json.dumps({"format": 1, "sets": {"folder": record}}, indent=i).encode() for i in (0, 2)
     ]
@@ -195,7 +198,8 @@ def manifests() -> tuple[list[bytes], Target]:
             raise DataError("BUILT", root, "not what the manifest says")
 
         splits = {"train": Folder(root, "all")}
-        return told(prepare_once("folder", root, path.parent / "work", lambda: splits, build))
+        made = prepare_once("folder", root, path.parent / "work", lambda: splits, build)
+        return told(made), command.told(made, Order(root))
 
     return seeds, read
 
@@ -264,8 +268,10 @@ def test_row_s20_only_errors_of_the_contract(
         ('"sets": {', '"sets": [], "was": {'),
         ('"a": 1', '"a": "1"'),
         ('"splits": {', '"splits": [], "was": {'),
+        ('"sources": [', '"sources": ["old", '),
+        ('"kind": "archive"', '"kind": 1'),
     ],
-    ids=["deep", "no-sets", "words-for-counts", "no-splits"],
+    ids=["deep", "no-sets", "words-for-counts", "no-splits", "no-sources", "no-kind"],
 )
 def test_manifests_that_were_bugs_once(old: str, new: str, tmp_path: Path) -> None:
     (seed, _), read = manifests()

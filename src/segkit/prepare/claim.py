@@ -148,6 +148,7 @@ def _recorded(name: str, folder: Path, splits: Callable[[], Splits]) -> Record |
         told = record["splits"]
         then = {s: {key: facts[key] for key in now[s]} for s, facts in told.items()}
         sound = all(_are_counts(facts.get("pixels", {})) for facts in told.values())
+        sound = sound and _are_sources(record["sources"])
     except (SegkitError, KeyError, TypeError, AttributeError):  # not whole, or another version's
         return None
     return record if sound and now == then else None
@@ -156,6 +157,16 @@ def _recorded(name: str, folder: Path, splits: Callable[[], Splits]) -> Record |
 def _are_counts(pixels: Any) -> bool:
     """Whether this is a table of counts, as ``_survey`` writes them."""
     return isinstance(pixels, dict) and all(type(n) is int and n >= 0 for n in pixels.values())
+
+
+def _are_sources(sources: Any) -> bool:
+    """Whether these are records, at least one, as ``build`` returns them."""
+    return (
+        isinstance(sources, list)
+        and bool(sources)
+        and all(isinstance(source, dict) for source in sources)
+        and all(isinstance(source.get(key), str) for source in sources for key in ("name", "kind"))
+    )
 
 
 def _manifest(folder: Path) -> dict[str, Record]:
