@@ -47,6 +47,19 @@ def test_the_command_as_typed_is_the_papers_recipe() -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("[Straße,Baum]", ["Straße", "Baum"]),
+        ("['a,ß', Grüne Wiese, b c]", ["a,ß", "Grüne Wiese", "b c"]),
+        ("[leaf,no one]", ["leaf", "no one"]),
+    ],
+)
+def test_names_of_classes_in_any_script(typed: str, names: list[str]) -> None:
+    words = ["dataset=folder", "dataset.root=x", f"dataset.classes={typed}"]
+    assert compose("train", words).values["dataset"]["classes"] == names
+
+
+@pytest.mark.parametrize(
     ("typed", "hydra"),
     [
         ("os=8", "os='8'"),

@@ -44,18 +44,27 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the reader of the page has, with masks in every form that it names."""
     monkeypatch.chdir(tmp_path)
     raw, new = tmp_path / "my-photos", tmp_path / "new-photos"
-    for place in (raw / "images", raw / "masks", raw / "labels", raw / "coloured", new):
+    for place in (
+        raw / "images",
+        raw / "masks",
+        raw / "masks-by-label",
+        raw / "masks-in-colour",
+        new,
+    ):
         place.mkdir(parents=True)
     for number in range(PHOTOS):
         name = f"IMG_{number:04d}"
         picture, mask = photo(number)
         cv2.imwrite(str(raw / f"images/{name}.jpg"), picture)
         cv2.imwrite(str(raw / f"masks/{name}.png"), 255 * mask)
-        cv2.imwrite(str(raw / f"labels/{name}.png"), mask)
+        cv2.imwrite(str(raw / f"masks-by-label/{name}.png"), mask)
         green = np.array([[0, 0, 0], [0, 128, 0]], np.uint8)
-        cv2.imwrite(str(raw / f"coloured/{name}.png"), green[mask])
+        cv2.imwrite(str(raw / f"masks-in-colour/{name}.png"), green[mask])
     cv2.imwrite(str(new / "garden.jpg"), photo(PHOTOS)[0])
-    rows = [f"images/{p.stem}.jpg,labels/{p.name}" for p in sorted((raw / "labels").iterdir())]
+    rows = [
+        f"images/{p.stem}.jpg,masks-by-label/{p.name}"
+        for p in sorted((raw / "masks-by-label").iterdir())
+    ]
     (raw / "pairs.csv").write_text("\n".join(["image,mask", *rows]))
     return tmp_path
 

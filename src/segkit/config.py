@@ -75,7 +75,7 @@ def compose(command: str, overrides: Sequence[str] = (), config_dir: str | None 
     register()
     check_encoding(overrides)
     now = [added(command, o) for o in overrides if not is_late(command, o, overrides)]
-    typed = [quote_path(quote_numeric_choice(o)) for o in now]
+    typed = [quote_names(quote_path(quote_numeric_choice(o))) for o in now]
     extra = [search_path(config_dir)] if config_dir else []
     UserFiles.read.clear()
     GlobalHydra.instance().clear()
@@ -265,6 +265,16 @@ def quote_path(override: str) -> str:
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     tail = re.search(r"\\*$", escaped)
     return f"{key}='{escaped}{tail[0] if tail else ''}'"
+
+
+def quote_names(override: str) -> str:
+    """``dataset.classes=[Straße,Baum]`` as Hydra needs it, whose bare words are ASCII."""
+    key, _, value = override.partition("=")
+    if key.lstrip("+") != "dataset.classes" or value.isascii():
+        return override
+    parts = re.findall(r"""\s*("[^"]*"|'[^']*'|[\[\],]|[^\[\],"']+)""", value)
+    quoted = [part if part.isascii() or part[0] in "\"'" else f"'{part.strip()}'" for part in parts]
+    return f"{key}={''.join(quoted)}"
 
 
 # -- errors in the user's words ----------------------------------------------------------------

@@ -156,7 +156,10 @@ def test_a_missing_set_says_where_it_looked_and_what_to_do(case, tmp_path: Path)
 def test_a_missing_list_is_where_the_line_points(case) -> None:
     make, _, room = case
     room.fill(lines(*IDS))
-    with pytest.raises(DataError, match=r"nosuch\.txt: .* not found"):
+    with pytest.raises(DataError, match=r"nosuch\.txt: list not found; the lists here are \w+;"):
+        make(split="nosuch")
+    room.list.unlink()
+    with pytest.raises(DataError, match=r"nosuch\.txt: .* not found .*prepare"):
         make(split="nosuch")
 
 
