@@ -87,21 +87,24 @@ def test_what_is_here_and_what_it_was(room, capsys):
     (row,) = table(capsys, "backbone=r50_caffe")
     assert row["sha256_at_first_use"] == digest
     assert cli.main(["model", "weights", "backbone=r50_caffe"]) == 0
-    head, line, last = capsys.readouterr().out.splitlines()
-    assert head.split()[:3] == ["backbone", "file", "checksum"]
-    for word in (name, f"unverified, {digest[:16]}... at first use", "MIT", "RGB/255", str(room)):
-        assert word in line
+    head, line, _, *story, last = capsys.readouterr().out.splitlines()
+    assert head.split() == ["backbone", "file", "checksum", "here"]
+    assert line.split()[:2] == ["r50_caffe", name]
+    assert line.split()[-1] == "yes"
+    assert f"unverified, {digest[:8]}... at first use" in line
+    for word in (name, "MIT", "RGB/255", str(room)):
+        assert word in " ".join(story)
     assert last.endswith("known-weights.json")
 
 
 @pytest.mark.usefixtures("room")
 def test_the_address_stands_in_the_line(capsys):
     assert cli.main(["model", "weights", "backbone=x65"]) == 0
-    line = capsys.readouterr().out.splitlines()[1]
-    assert line.endswith("/tf_xception_65-c9ae96e8.pth")
-    assert "c9ae96e8... (its publisher's)" in line
-    assert "Apache-2.0" in line
-    assert "RGB from -1 to 1" in line
+    _, line, _, *story, _ = capsys.readouterr().out.splitlines()
+    assert line.split() == ["x65", "tf_xception_65-c9ae96e8.pth", "c9ae96e8...", "no"]
+    assert story[-1].endswith("/tf_xception_65-c9ae96e8.pth")
+    assert "Apache-2.0" in " ".join(story)
+    assert "RGB from -1 to 1" in " ".join(story)
 
 
 @pytest.mark.usefixtures("room")

@@ -1,6 +1,7 @@
 """``segkit model weights``: what ``pretrained=imagenet`` takes for every backbone, as one table."""
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from segkit.models.contracts import Backbone
 from segkit.models.pixels import Pixels
 from segkit.models.weight_files import WeightFile, folders, read
 
-HEAD = ("backbone", "file", "checksum", "licence", "pixels", "here", "address or source")
+HEAD = ("backbone", "file", "checksum", "here")
+_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,23 @@ class Row:
         if self.file is None:
             return ""
         if self.file.hash_prefix:
-            return f"{self.file.hash_prefix}... (its publisher's)"
-        seen = f", {self.recorded[:16]}... at first use" if self.recorded else ""
+            return f"{self.file.hash_prefix}..."
+        seen = f", {self.recorded[:8]}... at first use" if self.recorded else ""
         return f"unverified{seen}"
 
     def cells(self) -> tuple[str, ...]:
         """The columns of ``HEAD``."""
         if self.file is None:
-            return (self.backbone, "none", "", "", str(self.pixels), "", self.note)
+            return (self.backbone, "none", "", "")
+        return (self.backbone, self.file.name, self.checksum, "yes" if self.path else "no")
+
+    def story(self) -> str:
+        """What a column is too narrow for."""
+        if self.file is None:
+            return f"{self.backbone}: {self.note}; it is given {self.pixels}"
         whose = self.file.address or f"no address; {self.file.source}"
-        here = str(self.path) if self.path else "no"
-        name, licence = self.file.name, self.file.licence
-        return (self.backbone, name, self.checksum, licence, str(self.pixels), here, whose)
+        said = f"{self.file.name}: licence {self.file.licence}; wants {self.pixels}; {whose}"
+        return f"{said}; here: {self.path}" if self.path else said
 
     def to_dict(self) -> dict[str, Any]:
         """The names of the JSON are fixed: other programs read them."""
@@ -122,14 +129,19 @@ def place(file: WeightFile) -> Path | None:
 
 
 def text(found: Sequence[Row]) -> str:
-    """The table for people; the last column is as long as it is."""
+    """The table for people, and below it each file's licence, pixels and place once."""
     cells = [HEAD, *(row.cells() for row in found)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)][:-1]
     lines = [
         "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]).rstrip()
         for row in cells
     ]
-    return "\n".join([*lines, f"SHA-256 at first use: {known_weights.record()}"])
+    stories = [
+        textwrap.fill(story, _WIDTH, subsequent_indent="    ", break_long_words=False,
+                      break_on_hyphens=False)
+        for story in dict.fromkeys(row.story() for row in found)
+    ]  # fmt: skip
+    return "\n".join([*lines, "", *stories, f"SHA-256 at first use: {known_weights.record()}"])
 
 
 def accept(name: str) -> str:
