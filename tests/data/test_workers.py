@@ -159,6 +159,35 @@ def test_a_wait_sees_the_stop_flag(workers: int) -> None:
     assert time.monotonic() - begin < 3
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_flag_that_is_false_until_it_is_set_is_asked(workers: int) -> None:
+    class Flag:
+        asked = 0
+
+        def __bool__(self) -> bool:
+            return self.asked > 3
+
+        def __call__(self) -> bool:
+            self.asked += 1
+            return bool(self)
+
+    assert len(list(pool(square, workers=workers, should_stop=Flag()))) < 20
+
+
+def test_a_signal_while_workers_are_forked_is_not_lost() -> None:
+    """It comes from within a callback around the fork, where what a handler raises is dropped."""
+    code = (
+        "import os, signal, sys\n"
+        "from segkit.data.workers import in_order\n"
+        "def stop(*_): raise SystemExit(7)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
+        "list(in_order(range(50), lambda task, note: task, workers=2, name_of=str))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert (result.returncode, result.stderr) == (7, b"")
+
+
 def test_without_workers_the_flag_is_seen_at_the_next_sample() -> None:
     seen = []
 

@@ -11,9 +11,11 @@ import mmap
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
@@ -29,6 +31,7 @@ T = TypeVar("T")
 Note = Callable[[int], None]
 """Called by the work with the position it is about to read."""
 
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 POLL_SECONDS = 0.5
 PREFETCH = 2
 
@@ -55,7 +58,8 @@ def in_order(
     was; ``EnvironmentFault`` names worker and sample (``name_of(position)``) where a worker dies or
     is silent for ``timeout`` seconds. Workers end with the thread that asked for the first result.
     """
-    stop = should_stop or (lambda: False)
+    # Not "should_stop or": a flag that can be called is false as long as it is not set.
+    stop = (lambda: False) if should_stop is None else should_stop
     try:
         if workers == 0:
             yield from _here(tasks, work, stop)
@@ -117,14 +121,18 @@ class _Crew(Generic[T]):
         # multiprocessing ends its children at exit by SIGTERM, which ours ignore.
         atexit.register(self.close)
         try:
-            for number in range(workers):
-                self.members.append(_Member(work, self.at, number))
+            with _signals_later():
+                for number in range(workers):
+                    self.members.append(_Member(work, self.at, number))
         except OSError as error:
             self.close()
             what = f"worker {len(self.members)} cannot be started ({error.strerror})"
             limit = fault_of(error)
             fix = f"{limit.what}; {limit.fix}" if limit else "use fewer workers"
             raise EnvironmentFault("WORKER-START", "workers", what, fix) from None
+        except BaseException:
+            self.close()
+            raise
 
     def results(self, tasks: Sequence[int], ahead: int) -> Iterator[T]:
         sent = 0
@@ -214,7 +222,7 @@ def _serve(
 ) -> None:
     end_with_parent(parent)
     # The parent decides when to stop; a signal to the whole group must not break its last step.
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for ignored in _STOPPING:
         signal.signal(ignored, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -228,6 +236,29 @@ def _serve(
         except EOFError:
             return
         connection.send(_attempt(work, task, note))
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Signals that come inside are handled after it.
+
+    What a handler raises while the interpreter runs its own callbacks around a fork is printed as a
+    traceback and lost.
+    """
+    if threading.current_thread() is not threading.main_thread():  # handlers never run in others
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in _STOPPING}
+    for number in before:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for again in dict.fromkeys(came):
+            signal.raise_signal(again)
 
 
 def _attempt(work: Callable[[int, Note], Any], task: int, note: Note) -> tuple[Any, Any, str]:
