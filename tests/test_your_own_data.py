@@ -111,4 +111,4 @@ def test_the_whole_page(folder: Path) -> None:
         "runs/leaves-trial/status.json",
         "data/leaves/val.txt",
     ):
-        assert (folder / "runs/leaves-trial" / name).exists(), "the page names it"
+        assert (folder / name).exists(), "the page names it"
