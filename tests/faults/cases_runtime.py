@@ -61,7 +61,7 @@ LIMITS = [
     Case(
         "R11", "batches-beyond-memory",
         typed(*TINY, "workers=2", "augment.crop=4097", "schedule.batch=1024"), 6, "ENV-MEMORY",
-        "workers: batches in flight need 786816 MiB", status=True,
+        "workers: batches in flight need 196704 MiB", status=True,
     ),
     Case(
         "R", "open-files", typed(*TINY, "workers=2"), 6, "ENV-WORKER-START", "type ulimit -n 1024",
