@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
+from segkit.data.bars import bar
 from segkit.data.files import open_file
 from segkit.errors import DataError, RefusedError, SegkitError
 from segkit.prepare.files import put_stream, require_room
 from segkit.prepare.known import Budget
-from segkit.prepare.progress import bar
 from segkit.whole_files import temporary
 
 # A member's name to its place in the target folder, or None for what is not wanted.

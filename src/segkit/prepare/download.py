@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from segkit.data.bars import bar, size
 from segkit.errors import DataError, EnvironmentFault, RefusedError
 from segkit.prepare.files import put
 from segkit.prepare.known import Digests, Hasher, Known
-from segkit.prepare.progress import bar, size
 from segkit.whole_files import faults, free_bytes, sync_folder, write_all
 
 _CHUNK = 1 << 18

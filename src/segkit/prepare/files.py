@@ -9,9 +9,9 @@ import os
 from pathlib import Path
 from typing import IO
 
+from segkit.data.bars import size
 from segkit.data.files import open_file
 from segkit.errors import EnvironmentFault
-from segkit.prepare.progress import size
 from segkit.whole_files import faults, free_bytes, temporary, write_all
 
 _CHUNK = 1 << 20

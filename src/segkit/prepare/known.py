@@ -4,9 +4,9 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from segkit.data.bars import bar
 from segkit.data.files import open_file
 from segkit.errors import DataError
-from segkit.prepare.progress import bar
 
 _CHUNK = 1 << 20
 GIB = 1 << 30

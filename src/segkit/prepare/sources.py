@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from segkit.data.bars import bar, counted
 from segkit.errors import DataError
 from segkit.prepare.archives import Pick, extract
 from segkit.prepare.download import download
 from segkit.prepare.files import link_or_copy, require_room, settle
 from segkit.prepare.known import Digests, Known, digest
 from segkit.prepare.notes import Record, forget, note, noted
-from segkit.prepare.progress import bar, counted
 from segkit.whole_files import temporary
 
 DOWNLOADS = "downloads"

@@ -1,11 +1,11 @@
 """How often each class of a data set is seen, as bars."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from segkit.errors import one_line
+from segkit.report.drawing import NAMED, encoded
 from segkit.whole_files import write_whole
 
 _MOST = 120  # a longer picture is read by nobody
@@ -13,7 +13,6 @@ _FLOOR = 1e-7  # where the logarithmic axis begins at the latest
 _WIDE = 0.3  # of all pixels; the text of such a bar is written in it
 _PLATE = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"}
 _EDGE = "#3c4043"  # so that a bright class colour is seen on white
-_GREY = "#9AA0A6"
 
 Row = tuple[str, float, float, tuple[int, int, int]]
 """Name, share of pixels, share of images (0..1), RGB."""
@@ -32,16 +31,7 @@ def class_shares(rows: Sequence[Row], title: str, kind: str) -> bytes:
     shown = list(rows[:_MOST])
     if len(rows) > len(shown):
         title += f" (the first {len(shown)} of {len(rows)} classes)"
-    style: Any = {
-        "svg.hashsalt": "segkit",
-        "svg.fonttype": "none",
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": _GREY,
-        "text.parse_math": False,  # a class name may hold a dollar sign
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(NAMED):
         figure = Figure(figsize=(8.0, 1.3 + 0.22 * len(shown)), layout="constrained")
         pixels, images = figure.subplots(1, 2, sharey=True)
         names = [one_line(name)[:40] for name, *_ in shown]
@@ -59,10 +49,7 @@ def class_shares(rows: Sequence[Row], title: str, kind: str) -> bytes:
             axes.set_axisbelow(True)
             axes.tick_params(axis="y", length=0)
         figure.suptitle(one_line(title), x=0.01, ha="left", fontsize=10)
-        buffer = io.BytesIO()
-        stamp = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-        figure.savefig(buffer, format=kind, dpi=130, metadata=stamp)
-    return buffer.getvalue()
+        return encoded(figure, kind)
 
 
 def _pixel_bars(axes: Any, shares: Sequence[float], places: range, bar: Any) -> None:

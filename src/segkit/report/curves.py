@@ -1,6 +1,5 @@
 """The training curve: loss, learning rate and validation mIoU over optimiser steps."""
 
-import io
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -8,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segkit.report.drawing import GREY, NAMED, encoded
 from segkit.whole_files import write_whole
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import; only a drawn curve needs it
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BLUE, _GREEN, _ORANGE, _GREY = "#0072B2", "#009E73", "#D55E00", "#9AA0A6"  # Okabe and Ito (2008)
+_BLUE, _GREEN, _ORANGE = "#0072B2", "#009E73", "#D55E00"  # Okabe and Ito (2008)
 
 
 def write_curve(path: Path, lines: Iterable[Mapping[str, Any]], title: str = "") -> None:
@@ -32,22 +32,10 @@ def draw_curve(lines: Iterable[Mapping[str, Any]], title: str, kind: str) -> byt
     from matplotlib.figure import Figure
 
     lines = [{**line, "miou": (line.get("validation") or {}).get("miou")} for line in lines]
-    style: Any = {
-        "svg.hashsalt": "segkit",
-        "svg.fonttype": "none",
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": _GREY,
-        "text.parse_math": False,  # a run's name may hold a dollar sign
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(NAMED):
         figure = Figure(figsize=(7.2, 5.4), layout="constrained")
         _draw(figure, lines, title)
-        buffer = io.BytesIO()
-        stamp = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-        figure.savefig(buffer, format=kind, dpi=130, metadata=stamp)
-    return buffer.getvalue()
+        return encoded(figure, kind)
 
 
 def _draw(figure: "Figure", lines: list[Mapping[str, Any]], title: str) -> None:
@@ -121,7 +109,7 @@ def _stage_starts(train: list[Mapping[str, Any]]) -> list[tuple[int, str]]:
 
 def _stage_borders(axis: "Axes", train: list[Mapping[str, Any]]) -> None:
     for step, _ in _stage_starts(train)[1:]:
-        axis.axvline(step, color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)))
+        axis.axvline(step, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
 
 
 def _name_stages(axis: "Axes", train: list[Mapping[str, Any]]) -> None:

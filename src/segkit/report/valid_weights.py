@@ -4,12 +4,11 @@ At a large rate the filter degenerates to a 1×1: only its middle still sees som
 v3 puts image pooling beside the atrous branches.
 """
 
-import io
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
+from segkit.report.drawing import STYLE, encoded
 from segkit.whole_files import write_whole
 
 COUNTS = (9, 6, 4, 2, 1)
@@ -69,14 +68,7 @@ def picture(size: int, kind: str) -> bytes:
 
     rates = sorted({max(1, n * size // _POINTS) for n in range(1, _POINTS + 1)})
     points = {rate: shares(size, rate) for rate in rates}
-    style: Any = {
-        "svg.hashsalt": "segkit",
-        "svg.fonttype": "none",
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axis = figure.subplots()
         for count, colour in _CURVES.items():
@@ -95,7 +87,4 @@ def picture(size: int, kind: str) -> bytes:
         axis.set_title(f"valid taps of a 3×3 on a {size}×{size} map", fontsize=10, loc="left")
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        buffer = io.BytesIO()
-        stamp = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-        figure.savefig(buffer, format=kind, dpi=130, metadata=stamp)
-    return buffer.getvalue()
+        return encoded(figure, kind)
