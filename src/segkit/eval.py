@@ -45,13 +45,7 @@ def work(composed: Composed, team: Alone) -> int:
     path = restored.find(values["ckpt"], values["runs"], values["ckpt_kind"])
     if team.leads:
         print(f"checkpoint: {path}", file=sys.stderr)
-    trained = restored.load(
-        path,
-        os=values["os"],
-        device=device,
-        config_dir=composed.config_dir,
-        weights=restored.typed_weights(composed),
-    )
+    trained = restored.asked_for(composed, path, device)
     values = restored.inherit(composed, trained.config)
     if team.leads:
         check_protocol(values, trained)

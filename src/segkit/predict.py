@@ -43,13 +43,7 @@ def main(composed: Composed) -> int:
     device = parts.device_of(values)
     path = restored.find(values["ckpt"], values["runs"], values["ckpt_kind"])
     print(f"checkpoint: {path}", file=sys.stderr)
-    trained = restored.load(
-        path,
-        os=values["os"],
-        device=device,
-        config_dir=composed.config_dir,
-        weights=restored.typed_weights(composed),
-    )
+    trained = restored.asked_for(composed, path, device)
     if trained.scored:
         print(f"weights: {trained.scored}", file=sys.stderr)
     values = restored.inherit(composed, trained.config)

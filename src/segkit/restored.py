@@ -152,6 +152,22 @@ def blank_head(weights: Mapping[str, Any]) -> str:
     )
 
 
+def asked_for(command: Composed, path: Path, device: torch.device) -> Trained:
+    """The network of the checkpoint ``path`` as eval and predict were told to take it.
+
+    An untyped ``eval.weights`` is left to the run, which has a word of its own.
+    """
+    values = command.values
+    typed = "eval.weights" in typed_keys(command)
+    return load(
+        path,
+        os=values["os"],
+        device=device,
+        config_dir=command.config_dir,
+        weights=values["eval"]["weights"] if typed else None,
+    )
+
+
 def chosen(
     weights: str, saved: checkpoint.Checkpoint
 ) -> tuple[Literal["average", "raw"] | None, dict[str, Tensor]]:
@@ -191,12 +207,6 @@ def inherit(command: Composed, run: Composed) -> dict[str, Any]:
 
 def typed_keys(command: Composed) -> set[str]:
     return {override.split("=")[0].lstrip("+~") for override in command.typed}
-
-
-def typed_weights(command: Composed) -> str | None:
-    """``eval.weights`` if it was typed; the word of a run that is not loaded yet comes second."""
-    word: str = command.values["eval"]["weights"]
-    return word if "eval.weights" in typed_keys(command) else None
 
 
 def with_typed(dataset: dict[str, Any], typed: tuple[str, ...]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from segkit.config import Composed
 from segkit.data.labels import LabelSet
 from segkit.engine import checkpoint
 from segkit.errors import CheckpointError, ConfigError
+from segkit.identity import flatten
 from segkit.models.segmenter import Segmenter
 from segkit.models.weights import Origin, load_backbone, load_whole
 from segkit.randomness import integer
@@ -107,18 +108,20 @@ def from_run(
         strict=strict,
         new_classifier=theirs.labels.names != labels.names,
     )
-    return Origin(
-        "run", name_of(theirs), digest_of(path, theirs.scored), loaded, tuple(left), theirs.weights
-    )
+    digest = digest_of(checkpoint.manifest(path), theirs.scored)
+    return Origin("run", name_of(theirs), digest, loaded, tuple(left), theirs.weights)
 
 
 def name_of(theirs: Trained) -> str:
     return f"{theirs.run.name}@{theirs.step}" + (f"-{theirs.scored}" if theirs.scored else "")
 
 
-def digest_of(path: Path, scored: str | None) -> str:
-    name = checkpoint.AVERAGE if scored == "average" else checkpoint.PAYLOADS[0]
-    return sha256((path / name).read_bytes()).hexdigest()
+def digest_of(manifest: Mapping[str, Any], weights: str | None) -> str:
+    """The SHA-256 of the weights of a checkpoint: the average where there is one, unless ``raw``
+    ones are meant."""
+    files = manifest["files"]
+    average = checkpoint.AVERAGE in files and weights != "raw"
+    return str(files[checkpoint.AVERAGE if average else checkpoint.PAYLOADS[0]].get("sha256"))
 
 
 def backbone_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
@@ -148,9 +151,9 @@ def present_digest(pretrained: str, runs: str) -> str | None:
     try:
         if point := point_of(pretrained, runs):
             path, weights = point
-            scored = load(path, os=None, device=torch.device("cpu"), config_dir=None,
-                          weights=weights).scored  # fmt: skip
-            return digest_of(path, scored)
+            manifest = checkpoint.manifest(path)
+            stored = flatten(manifest["config"])
+            return digest_of(manifest, weights or stored.get("values.eval.weights"))
         return sha256(typed_path(pretrained).read_bytes()).hexdigest()
     except (CheckpointError, OSError):
         return None

@@ -199,14 +199,23 @@ def load(path: Path, *, run_id: str | None = None) -> Checkpoint:
     Raises CheckpointError naming the file that is missing, torn, altered, of another step or
     (given ``run_id``) of another run, or not finite; RefusedError for a crafted payload.
     """
-    place = path / MANIFEST
-    manifest = unseal(_read(place), place)
-    _check_manifest(manifest, path, run_id)
-    files = {n: _payload(path / n, manifest["files"][n]) for n in _payloads(manifest)}
+    said = manifest(path, run_id=run_id)
+    files = {n: _payload(path / n, said["files"][n]) for n in _payloads(said)}
     tensors = {name: tensors_from(data, path / name) for name, data in files.items()}
     model, optimizer = (tensors[name] for name in PAYLOADS)
-    bound = {key: manifest[key] for key in ("run", "step", "stage", "config", "labels")}
+    bound = {key: said[key] for key in ("run", "step", "stage", "config", "labels")}
     return Checkpoint(path, model=model, optimizer=optimizer, average=tensors.get(AVERAGE), **bound)
+
+
+def manifest(path: Path, *, run_id: str | None = None) -> dict[str, Any]:
+    """What the checkpoint in the folder ``path`` says of itself, checked but for its payloads.
+
+    ``files`` has the ``sha256`` and ``bytes`` of each. Raises CheckpointError as ``load`` does.
+    """
+    place = path / MANIFEST
+    said = unseal(_read(place), place)
+    _check_manifest(said, path, run_id)
+    return said
 
 
 def _payloads(manifest: Mapping[str, Any]) -> tuple[str, ...]:
