@@ -14,12 +14,18 @@ from segkit.errors import ConfigError, ExitCode, SegkitError, one_line
 COMMANDS = {
     "train": "train a model (stages, validation, checkpoints, exact resume)",
     "eval": "score a trained model and write score.json",
-    "predict": "segment images and folders",
+    "predict": "segment images, folders and videos",
+    "compare": "two scores side by side, and whether they differ",
+    "submit": "write and check what the VOC and Cityscapes servers want",
+    "crf": "search the dense CRF's parameters as the papers did",
+    "export": "write the network as ONNX or torch.export, checked",
     "model": "sizes, costs and receptive fields of models; import of checkpoints",
     "data": "prepare, check and measure data sets",
     "doctor": "look at this machine: a verdict a line, with what to type",
     "completion": "print the completion script of bash, zsh or fish",
 }
+
+SWEPT = ("train", "eval")  # what -m sweeps over
 
 HELP = """\
 segkit: train and evaluate the DeepLab family
@@ -153,7 +159,13 @@ def dispatch(argv: list[str]) -> int:
         from segkit.completion import complete
 
         return complete(argv[1:])
-    if argv[0] in ("model", "data", "doctor", "completion"):  # they read their words themselves
+    if argv[0] in (
+        "model",
+        "data",
+        "compare",
+        "doctor",
+        "completion",
+    ):  # they read their words themselves
         return task(argv[0])(argv[1:])
     call = parse(argv)
     if call.help:
@@ -161,8 +173,8 @@ def dispatch(argv: list[str]) -> int:
 
         print(command_help(call.command, COMMANDS[call.command], call.config_dir))
         return ExitCode.OK
-    if call.multirun and (call.show or call.command == "predict"):
-        what = "--cfg" if call.show else "predict"
+    if call.multirun and (call.show or call.command not in SWEPT):
+        what = "--cfg" if call.show else call.command
         raise ConfigError("USAGE", "-m", f"does not go together with {what}", "leave one out")
     if call.multirun:
         from segkit.sweep import sweep
@@ -193,11 +205,18 @@ def parse(argv: Sequence[str]) -> Call:
             FLAGS[name](call, given)
         elif word.startswith("--"):
             raise ConfigError("USAGE", word, "no such option", "see segkit --help")
-        elif call.command == "predict" and (not equals or os.path.exists(word)):  # noqa: PTH110
+        elif is_input(call.command, word):
             call.inputs.append(word)
         else:
             call.overrides.append(word)
     return call
+
+
+def is_input(command: str, word: str) -> bool:
+    """Whether ``word`` is no key=value: a file (its name may have a =) or a subcommand."""
+    if command == "predict":
+        return "=" not in word or os.path.exists(word)  # noqa: PTH110
+    return command in ("submit", "crf") and "=" not in word
 
 
 def _show(call: Call, value: str) -> None:
@@ -229,7 +248,7 @@ def run(call: Call) -> int:
     from segkit.instantiate import trust
 
     trust(call.trust)
-    if call.command == "predict":
+    if "inputs" in composed.values:
         composed.values["inputs"] = call.inputs or composed.values["inputs"]
     try:
         return start(call.command, composed, call.trust)

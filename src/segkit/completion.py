@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from segkit.cli import COMMANDS, FLAGS
-from segkit.conf_files import GROUPS, choices_of, nearest
+from segkit.conf_files import GROUPS, choices_of, groups_of, nearest
 from segkit.datasets import SUBCOMMANDS as DATA_SUBCOMMANDS
 from segkit.errors import ConfigError, ExitCode
 from segkit.model import SUBCOMMANDS, WORDS
@@ -177,10 +177,6 @@ def keys_of(command: str, word: str) -> Iterator[str]:
     for field in fields(root):
         if hints_of(command, field.name):
             yield f"{field.name}."
-
-
-def groups_of(command: str) -> Sequence[str]:
-    return GROUPS if command == "train" else ("dataset", "os", "runtime")
 
 
 def hints_of(command: str, node: str) -> dict[str, object]:

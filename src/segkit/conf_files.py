@@ -10,6 +10,15 @@ GROUPS = (
 )
 
 
+def groups_of(command: str) -> tuple[str, ...]:
+    """The groups of ``command``'s root config."""
+    if command == "train":
+        return GROUPS
+    return (
+        ("dataset", "os", "runtime") if command in ("eval", "submit", "crf") else ("os", "runtime")
+    )
+
+
 def conf_dir() -> Path:
     """The shipped ``conf/``: inside the package in a wheel, beside ``src/`` in a checkout."""
     packaged = Path(__file__).with_name("conf")

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 
-from segkit.conf_files import GROUPS, choices_of
+from segkit.conf_files import choices_of, groups_of
 from segkit.schema import ROOTS
 
 
 def command_help(command: str, summary: str, config_dir: str | None = None) -> str:
     """The page as text."""
     root = ROOTS[command]
-    groups = {"train": GROUPS, "eval": ("dataset", "os", "runtime")}.get(command, ("os", "runtime"))
+    groups = groups_of(command)
     lines = [f"segkit {command} [key=value ...]: {summary}", "", "groups"]
     lines += [f"  {g:<18} {' '.join(choices_of(g, config_dir))}" for g in groups]
     lines += ["", "keys"]

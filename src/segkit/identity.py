@@ -18,6 +18,7 @@ UNHASHED = (
         "eval.pictures",
         "eval.save_predictions",
     ),
+    *("eval.batch", "eval.boundaries", "eval.report"),
     *("eval.colour_baseline", "checkpoint", "dataset.root"),
     *("dataset.cache", "dataset.cache_dir", "dataset.max_skipped"),
 )
@@ -27,6 +28,9 @@ UNHASHED = (
 LATER: dict[str, Any] = {
     "schedule.ema": None,
     "eval.weights": "auto",
+    "eval.window.size": None,
+    "eval.window.overlap": 0.33,
+    "eval.window.weighting": "uniform",
     "augment.one_class_max": None,
     "dataset.on_error": "raise",
     "dataset.duplicate.classes": [],

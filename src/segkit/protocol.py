@@ -93,6 +93,8 @@ def sign(score: Score, trained: Trained, values: parts.Values, device: torch.dev
     """Everything that could change the number."""
     config, net = trained.config, trained.net
     crf = {k: v for k, v in values["densecrf"].items() if v is not None} if values["crf"] else None
+    if crf and crf["backend"] == "auto":
+        crf["backend"] = "pydensecrf"
     return Signature(
         dataset=data_name(values, trained),
         split=parts.split_of(values),

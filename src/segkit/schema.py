@@ -18,10 +18,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "fp32", "bf16"),
     "ckpt_kind": ("last", "best"),
     "tta.fusion": ("mean", "max"),
-    "densecrf.backend": ("pydensecrf",),
+    "densecrf.backend": ("auto", "pydensecrf", "exact"),
+    "densecrf.preset": ("v1_largefov", "v2_vgg", "v2_resnet"),
     "densecrf.normalization": ("after", "before", "symmetric", "none"),
     "checkpoint.on_error": ("stop", "warn"),
     "eval.weights": ("auto", "average", "raw"),
+    "eval.window.weighting": ("uniform", "linear"),
+    "format": ("onnx", "torch", "both"),
     "schedule.policy": ("poly", "step", "constant"),
     "schedule.stages.*.bn": ("train", "frozen_stats", "frozen"),
     "schedule.rules.*.kind": ("any", "weight", "depthwise", "bias", "norm"),
@@ -98,6 +101,20 @@ class Augment:
 
 
 @dataclass
+class Window:
+    """Sliding-window evaluation. ``size`` is the side of a window in pixels (null: whole images).
+
+    ``overlap`` is the least share of a window that the next one sees again; ``weighting`` how
+    windows are joined where they overlap: all alike (uniform), or falling off from the middle of a
+    window to its border (linear).
+    """
+
+    size: int | None = None
+    overlap: float = 0.33
+    weighting: str = "uniform"
+
+
+@dataclass
 class Evaluation:
     """What is evaluated, how often, and on which padding."""
 
@@ -109,6 +126,10 @@ class Evaluation:
     pictures: int = 4
     colour_baseline: bool = False
     save_predictions: bool = False
+    window: Window = field(default_factory=Window)
+    batch: int | None = doc("images of one size evaluated at once (null: 1 on CPU, 8 on CUDA)")
+    boundaries: bool = doc("measure near borders too: trimap curve, boundary IoU and F", True)
+    report: bool = doc("write report.html beside score.json", True)
 
 
 @dataclass
@@ -121,9 +142,10 @@ class Tta:
 
 @dataclass
 class DenseCrf:
-    """The fully connected CRF of ``crf=true`` (facts: parameters in circulation, v2 ResNet-101)."""
+    """The fully connected CRF of ``crf=true``; the numbers are those of preset v2_resnet."""
 
-    backend: str = "pydensecrf"
+    backend: str = doc("auto, pydensecrf (CPU processes) or exact (PyTorch, any device)", "auto")
+    preset: str | None = doc("a paper's parameters: v1_largefov, v2_vgg or v2_resnet")
     iterations: int = 10
     bilateral_weight: float = 4.0
     bilateral_xy: float = 67.0
@@ -247,6 +269,39 @@ class Predict(Infer):
     """``segkit predict INPUT...``."""
 
     inputs: list[str] = field(default_factory=list)
+    overlay: bool = doc("write the picture under its label colours", True)
+    probabilities: bool = doc("write the class probabilities as .npz (float16)", False)
+    strip: bool = doc("with crf=true: unary and mean field after 1, 2, 5, 10 iterations", False)
 
 
-ROOTS: dict[str, type] = {"train": Train, "eval": Eval, "predict": Predict}
+@dataclass
+class Submit(Infer):
+    """``segkit submit voc|cityscapes``."""
+
+    inputs: list[str] = field(default_factory=list)
+    check: str | None = doc("validate this archive or folder instead of writing one")
+
+
+@dataclass
+class Crf(Infer):
+    """``segkit crf tune``."""
+
+    inputs: list[str] = field(default_factory=list)
+    n: int = doc("images that the search sees", 100)
+
+
+@dataclass
+class Export(Infer):
+    """``segkit export``."""
+
+    format: str = doc("onnx, torch (torch.export) or both", "onnx")
+
+
+ROOTS: dict[str, type] = {
+    "train": Train,
+    "eval": Eval,
+    "predict": Predict,
+    "submit": Submit,
+    "crf": Crf,
+    "export": Export,
+}
