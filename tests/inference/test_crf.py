@@ -76,6 +76,21 @@ def test_every_parameter_reaches_pydensecrf(normalization):
     assert np.array_equal(crf.refine(rgb, probabilities), want)
 
 
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_steps_are_the_states_of_one_run(normalization):
+    """v2's Figure 5: the unary and what mean field makes of it after 1, 2, 5 and 10 iterations."""
+    rgb, probabilities = scene(17, 23, 5)
+    crf = DenseCrf(normalization=normalization)
+    states = crf.steps(rgb, probabilities, [0, 1, 2, 5, 10])
+    for count, state in zip([0, 1, 2, 5, 10], states, strict=True):
+        native = crf._lattice(rgb, probabilities).inference(count)
+        assert np.array_equal(state, np.array(native).reshape(5, 17, 23))
+    assert np.array_equal(states[-1], crf.refine(rgb, probabilities))
+    for wrong in ([2, 1], [1, 1], [-1]):
+        with pytest.raises(ConfigError):
+            crf.steps(rgb, probabilities, wrong)
+
+
 @pytest.mark.parametrize(
     "change",
     [

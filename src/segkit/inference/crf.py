@@ -5,6 +5,7 @@ compatibility; mean field. Imports no torch: the pool's processes start from thi
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,8 +58,32 @@ class DenseCrf:
         around and its colours mean nothing. Raises EnvironmentFault without pydensecrf, DataError
         for shapes that do not belong together, NumericsError for non-finite probabilities.
         """
+        [marginals] = self.steps(rgb, probabilities, [self.iterations])
+        return marginals
+
+    def steps(
+        self, rgb: NDArray[np.uint8], probabilities: NDArray[np.float32], at: Sequence[int]
+    ) -> list[NDArray[np.float32]]:
+        """Marginals as in ``refine`` after each of the rising numbers of iterations ``at``.
+
+        They come from one run of mean field (v2 Fig. 5); 0 is the softmax of the clipped unary.
+        """
+        if list(at) != sorted(set(at)) or not all(count >= 0 for count in at):
+            raise _wrong("iterations", list(at), "rising whole numbers, 0 or more")
+        crf = self._lattice(rgb, probabilities)
+        state = crf.startInference()
+        found, done = [], 0
+        for wanted in at:
+            for _ in range(wanted - done):
+                crf.stepInference(*state)
+            done = wanted
+            found.append(np.array(state[0], np.float32).reshape(probabilities.shape))
+        return found
+
+    def _lattice(self, rgb: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Any:
+        """pydensecrf's own object for one image, with the unary and both kernels in it."""
         lattice = load_pydensecrf()
-        _check(rgb, probabilities)
+        check_input(rgb, probabilities.shape, bool(np.isfinite(probabilities).all()))
         classes, height, width = probabilities.shape
         crf = lattice.DenseCRF2D(width, height, classes)
         unary = -np.log(np.clip(probabilities, LEAST_PROBABILITY, 1.0))
@@ -76,8 +101,7 @@ class DenseCrf:
             compat=self.bilateral_weight,
             **how,
         )
-        marginals = np.array(crf.inference(self.iterations), np.float32)
-        return marginals.reshape(classes, height, width)
+        return crf
 
 
 def labels_of(probabilities: NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -109,14 +133,15 @@ def _normalization(lattice: Any, name: Normalization) -> Any:
     }[name]
 
 
-def _check(rgb: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> None:
+def check_input(rgb: NDArray[np.uint8], shape: tuple[int, ...], finite: bool) -> None:
+    """DataError or NumericsError for what cannot be refined."""
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         found = f"rgb is {rgb.dtype} {list(rgb.shape)}"
         raise DataError("CRF-IMAGE", "dense CRF", found, "the original image, uint8 [H, W, 3]")
-    if probabilities.ndim != 3 or probabilities.shape[1:] != rgb.shape[:2] or not rgb.size:
-        found = f"probabilities {list(probabilities.shape)} for an image {list(rgb.shape)}"
+    if len(shape) != 3 or shape[1:] != rgb.shape[:2] or not rgb.size:
+        found = f"probabilities {list(shape)} for an image {list(rgb.shape)}"
         raise DataError("CRF-SHAPE", "dense CRF", found, "[C, H, W] at the image's own size")
-    if not np.isfinite(probabilities).all():
+    if not finite:
         raise NumericsError("PROBABILITIES", "dense CRF", "non-finite probabilities")
 
 
