@@ -21,7 +21,7 @@ from segkit.engine.signals import Stop, StopRequested, stopping
 from segkit.engine.team import Alone
 from segkit.errors import ConfigError, ExitCode
 from segkit.inputs import Input, scored_input
-from segkit.metrics import iou, mean_iou
+from segkit.metrics.confusion import iou, mean_iou
 from segkit.protocol import crf_pool, predictor_of, sign, slug
 from segkit.record import notice
 from segkit.report.names import make_folder, prediction_path

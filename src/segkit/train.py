@@ -28,7 +28,7 @@ from segkit.errors import ExitCode
 from segkit.identity import identity, run_name
 from segkit.inference.multiscale import Predictor
 from segkit.inputs import inputs_of
-from segkit.metrics import iou, mean_iou, pixel_accuracy
+from segkit.metrics.confusion import iou, mean_iou, pixel_accuracy
 from segkit.models.contracts import IMAGENET_PIXELS
 from segkit.models.segmenter import Segmenter
 from segkit.optim import set_learning_rate, sgd

@@ -74,7 +74,7 @@ MOMENTS = {
     "first": ("segkit.engine.loop", "_tune"),
     "step": ("segkit.engine.loop", "Update.__call__"),
     "save": ("segkit.engine.checkpoint", "_read_back"),
-    "scoring": ("segkit.metrics", "ConfusionMatrix.update"),
+    "scoring": ("segkit.metrics.confusion", "ConfusionMatrix.update"),
     "predict": ("segkit.predict", "tensor"),
 }
 

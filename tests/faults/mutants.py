@@ -95,12 +95,12 @@ MUTANTS = [
     ),
     Mutant(
         "the confusion matrix counts in 8 bits",
-        "metrics.py",
+        "metrics/confusion.py",
         "        truth = label.to(self._counts.device, torch.int64).flatten()\n"
         "        found = prediction.to(self._counts.device, torch.int64).flatten()\n",
         "        truth = label.to(self._counts.device, torch.uint8).flatten()\n"
         "        found = prediction.to(self._counts.device, torch.uint8).flatten()\n",
-        "test_metrics.py::test_counts_are_the_oracles",
+        "metrics/test_confusion.py::test_counts_are_the_oracles",
     ),
     Mutant(
         "a step that is not finite is noticed after its update",

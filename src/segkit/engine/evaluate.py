@@ -11,7 +11,7 @@ from torch import Tensor
 from segkit.engine.signals import StopRequested
 from segkit.engine.team import ALONE, Alone
 from segkit.errors import DataError
-from segkit.metrics import ConfusionMatrix
+from segkit.metrics.confusion import ConfusionMatrix
 
 
 class Labelled(Protocol):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.errors import DataError
-from segkit.metrics import ConfusionMatrix, iou, mean_iou, pixel_accuracy
+from segkit.metrics.confusion import ConfusionMatrix, iou, mean_iou, pixel_accuracy
 
 
 def oracle(prediction: np.ndarray, label: np.ndarray, classes: int, ignore: int) -> list[list[int]]:
