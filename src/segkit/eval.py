@@ -2,9 +2,11 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from segkit import parts, restored
 from segkit.config import Composed
 from segkit.data.colour_baseline import colour_miou
 from segkit.data.loader import Dataset, EvalSample, eval_samples
-from segkit.engine.evaluate import Score, evaluate
+from segkit.engine.evaluate import Counter, Score, evaluate
 from segkit.engine.signals import Stop, StopRequested, stopping
 from segkit.engine.team import Alone
 from segkit.errors import ConfigError, ExitCode
@@ -98,6 +100,7 @@ def run(
     out: Path,
     stop: Stop,
     team: Alone,
+    counters: Mapping[str, Counter] = MappingProxyType({}),
 ) -> Score:
     """One pass over the data set; with ``crf=true`` the CRF pool works beside the network."""
     predictor = predictor_of(trained, values, device)
@@ -129,6 +132,7 @@ def run(
             ignore_label=dataset.labels.ignore_label,
             device=device,
             refine=pool,
+            counters=counters,
             on_image=done,
             should_stop=stop,
             team=team,

@@ -11,6 +11,7 @@ import torch
 
 from segkit.engine.evaluate import Score, evaluate
 from segkit.engine.signals import StopRequested
+from segkit.engine.team import Alone
 from segkit.errors import DataError
 
 CLASSES = 4
@@ -106,6 +107,47 @@ def test_every_image_is_shown_once() -> None:
         given = samples(5)
         run(given, refine=refine, on_image=lambda sample, _: seen.append(sample.id))  # noqa: B023
         assert seen == [sample.id for sample in given]
+
+
+class Rows:
+    """A row for each image: how often each class was predicted."""
+
+    def __init__(self, count: int) -> None:
+        self.seen = torch.zeros(count, CLASSES, dtype=torch.int64)
+
+    def update(self, sample: Sample, prediction: torch.Tensor) -> None:
+        row = torch.bincount(prediction.flatten().long(), minlength=CLASSES)
+        self.seen[int(sample.id[1:])] += row
+
+    def counts(self) -> torch.Tensor:
+        return self.seen
+
+
+class Second(Alone):
+    """One of two processes; the other one's counts come out of ``theirs`` in the order asked."""
+
+    size = 2
+
+    def __init__(self, theirs: list[torch.Tensor]) -> None:
+        self.theirs = iter(theirs)
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor + next(self.theirs)
+
+
+def test_counters_see_every_label_map_and_add_up_over_the_team() -> None:
+    given = samples(7)
+    whole = run(given, counters={"rows": Rows(7)})
+    assert whole.counts["rows"].sum(1).tolist() == [s.label.size for s in given]
+    for refine in (None, SlowRefine()):
+        one = run(given[::2], counters={"b": Rows(7), "a": Rows(7)}, refine=refine)
+        theirs = [one.matrix, torch.tensor(one.images), one.counts["a"], one.counts["b"]]
+        two = run(given[1::2], counters={"a": Rows(7), "b": Rows(7)}, team=Second(theirs))
+        assert two.images == 7
+        assert torch.equal(two.counts["a"], two.counts["b"])
+        if refine is None:
+            assert torch.equal(two.counts["a"], whole.counts["rows"])
+            assert torch.equal(two.matrix, whole.matrix)
 
 
 def test_nothing_to_evaluate_is_an_error() -> None:

@@ -1,8 +1,9 @@
 """Evaluation: one confusion matrix over the whole set, every pixel of every image once."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -38,18 +39,32 @@ class Refine(Protocol[Sample]):
     def results(self) -> Iterator[tuple[Sample, Any]]: ...
 
 
+class Counter(Protocol):
+    """Something else that is counted on the way, image by image.
+
+    ``update`` gets a sample of the evaluation and its label map [H, W] (integers, any device).
+    ``counts`` gives an int64 or float64 tensor of the same shape in every process of the team, to
+    be summed over them: where it has a row for each image, rows of images not seen here are 0.
+    """
+
+    def update(self, sample: Any, prediction: Tensor) -> None: ...
+    def counts(self) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Score:
     """``matrix`` int64 [C, C] on the CPU (rows truth, columns prediction).
 
     ``pixels`` counts those not ignored. ``seconds``: ``data`` (waiting for samples), ``predict``,
-    ``refine`` (waiting for the refining stage) and ``total``.
+    ``refine`` (waiting for the refining stage) and ``total``. ``counts`` has what each counter
+    counted in all processes, on the CPU.
     """
 
     matrix: Tensor
     images: int
     pixels: int
     seconds: dict[str, float]
+    counts: dict[str, Tensor] = field(default_factory=dict)
 
 
 class _Clock:
@@ -75,16 +90,18 @@ def evaluate(
     ignore_label: int,
     device: torch.device | str,
     refine: Refine[Sample] | None = None,
+    counters: Mapping[str, Counter] = MappingProxyType({}),
     on_image: Callable[[Sample, Tensor], None] = lambda *_: None,
     should_stop: Callable[[], bool] = lambda: False,
     team: Alone = ALONE,
 ) -> Score:
     """Score ``predict`` (sample -> probabilities [C, H, W] at the label's size) on ``samples``.
 
-    With ``refine``, label maps come from it instead of the largest probability. ``on_image`` sees
-    every sample with its label map [H, W]. Raises DataError if there is nothing to evaluate or a
-    map does not fit its label, StopRequested between images once ``should_stop()`` in any process
-    of the ``team``, whose members evaluate a share of the images each. All get the same score.
+    With ``refine``, label maps come from it instead of the largest probability. ``counters`` (the
+    same names in every process) and then ``on_image`` see every sample with its label map [H, W].
+    Raises DataError if there is nothing to evaluate or a map does not fit its label, StopRequested
+    between images once ``should_stop()`` in any process of the ``team``, whose members evaluate a
+    share of the images each. All get the same score.
     """
     confusion = ConfusionMatrix(num_classes, ignore_label, device)
     images = 0
@@ -97,6 +114,8 @@ def evaluate(
             what = f"label {tuple(truth.shape)}, prediction {tuple(labels.shape)}"
             raise DataError("SIZE", sample.id, what, "each pixel is scored at the label's own size")
         confusion.update(labels, truth)
+        for counter in counters.values():
+            counter.update(sample, labels)
         images += 1
         team.beat()
         on_image(sample, labels)
@@ -130,4 +149,5 @@ def evaluate(
     pixels = int(matrix.sum())
     if not pixels:
         raise DataError("VOID", "evaluation", f"{images} images without one labelled pixel")
-    return Score(matrix, images, pixels, clock.all())
+    counts = {name: team.sum(counters[name].counts().cpu()) for name in sorted(counters)}
+    return Score(matrix, images, pixels, clock.all(), counts)
