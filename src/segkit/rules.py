@@ -71,6 +71,8 @@ RANGES: dict[str, tuple[Check, str]] = {
     "eval.window.size": (at_least_one, "1 or more, or null for whole images"),
     "eval.window.overlap": (fraction, "0 or more and below 1"),
     "n": (at_least_one, "1 or more"),
+    "every": (at_least_one, "1 or more"),
+    "comp": (lambda v: v in (5, 6), "5 or 6"),
     "eval.pictures": (not_negative, "0 or more"),
     "checkpoint.every": (at_least_one, "1 or more, or null for the end only"),
     "checkpoint.keep": (at_least_one, "1 or more"),
@@ -200,6 +202,9 @@ def check_protocol(values: Mapping[str, Any]) -> Iterator[ConfigError]:
     scales = values["tta"]["scales"]
     if not scales or not all(math.isfinite(s) and s > 0 for s in scales):
         yield ConfigError("RANGE", "tta.scales", f"{scales}", "a list of factors above 0")
+    if values.get("strip") and not values["crf"]:
+        what = "shows what the CRF does, and crf=false"
+        yield ConfigError("STRIP", "strip, crf", what, "type crf=true")
 
 
 def check_schedule(values: Mapping[str, Any]) -> Iterator[ConfigError]:

@@ -271,6 +271,7 @@ class Predict(Infer):
     inputs: list[str] = field(default_factory=list)
     overlay: bool = doc("write the picture under its label colours", True)
     probabilities: bool = doc("write the class probabilities as .npz (float16)", False)
+    every: int = doc("of a video, every n-th frame", 1)
     strip: bool = doc("with crf=true: unary and mean field after 1, 2, 5, 10 iterations", False)
 
 
@@ -280,6 +281,7 @@ class Submit(Infer):
 
     inputs: list[str] = field(default_factory=list)
     check: str | None = doc("validate this archive or folder instead of writing one")
+    comp: int = doc("voc: 6 (trained on anything), or 5 where VOC alone was trained on", 6)
 
 
 @dataclass

@@ -75,7 +75,7 @@ MOMENTS = {
     "step": ("segkit.engine.loop", "Update.__call__"),
     "save": ("segkit.engine.checkpoint", "_read_back"),
     "scoring": ("segkit.metrics.confusion", "ConfusionMatrix.update"),
-    "predict": ("segkit.predict", "tensor"),
+    "predict": ("segkit.segmenting", "tensor"),
 }
 
 

@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 from segkit.errors import RefusedError
@@ -15,11 +15,12 @@ _DEVICES |= {f"{device}{digit}" for device in ("COM", "LPT") for digit in "12345
 _LONGEST = 255  # bytes of one name on the usual file systems
 
 
-def relative_names(inputs: Sequence[Path]) -> list[PurePosixPath]:
+def relative_names(inputs: Sequence[Path], videos: Container[Path] = ()) -> list[PurePosixPath]:
     """One name (without suffix) per input file, relative to the folder the inputs have in common.
 
     ``a/x.jpg b/x.jpg`` become ``a/x`` and ``b/x``; ``x.jpg x.png`` keep their suffixes. Names also
     differ on file systems that ignore case. The same file given twice has the same name twice.
+    ``videos`` have results of their own below their names, where no other input's may come.
     """
     absolute = [Path(os.path.normpath(path.absolute())) for path in inputs]
     distinct = list(dict.fromkeys(absolute))
@@ -35,6 +36,11 @@ def relative_names(inputs: Sequence[Path]) -> list[PurePosixPath]:
         name = full[path] if _key(short[path]) in crowded else short[path]
         names[path] = _free(name, taken)
         taken.add(_key(names[path]))
+    folders = {_key(parent) for name in names.values() for parent in name.parents}
+    for path in (p for p, given in zip(absolute, inputs, strict=True) if given in videos):
+        if _key(names[path]) in folders:
+            names[path] = _free(full[path], taken | folders)
+            taken.add(_key(names[path]))
     return [names[path] for path in absolute]
 
 

@@ -4,7 +4,7 @@ Label maps are integer [H, W]; colours are uint8 [C, 3] or anything NumPy turns 
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +124,21 @@ def panel(
     return _compose(tiles, legend, one_line(title))
 
 
+def strip(
+    rgb: Rgb,
+    maps: Mapping[str, Labels],
+    *,
+    colours: ArrayLike,
+    names: Sequence[str],
+    title: str = "",
+) -> Image.Image:
+    """The image and label maps by their captions in a row, over a legend of the classes in them."""
+    tiles = [("image", _photo_tile(rgb))]
+    tiles += [(caption, _label_tile(colourise(found, colours))) for caption, found in maps.items()]
+    legend = _swatches(list(maps.values()), np.asarray(colours, np.uint8), names)
+    return _compose(tiles, legend, one_line(title))
+
+
 def _edges(labels: Labels) -> NDArray[np.bool_]:
     """Pixels whose right or lower neighbour has another label."""
     edges = np.zeros(labels.shape, bool)
@@ -162,14 +177,22 @@ Swatch = tuple[tuple[int, int, int] | None, str]  # no colour: hatched
 def _legend(
     truth: Labels, prediction: Labels, colours: Rgb, names: Sequence[str], ignore: int
 ) -> list[Swatch]:
-    present = np.union1d(np.unique(truth), np.unique(prediction))
-    swatches: list[Swatch] = [
+    swatches = _swatches([truth, prediction], colours, names, ignore)
+    hatched = bool((truth == ignore).any() or (prediction == ignore).any())
+    void: list[Swatch] = [(None, "void")] if hatched else []
+    return [*swatches, *void, (RIGHT, "right"), (WRONG, "wrong")]
+
+
+def _swatches(
+    maps: Sequence[Labels], colours: Rgb, names: Sequence[str], ignore: int = -1
+) -> list[Swatch]:
+    """The classes that occur in ``maps``."""
+    present = sorted(set().union(*(np.unique(found).tolist() for found in maps)))
+    return [
         (tuple(colours[label].tolist()), one_line(names[label]))
-        for label in present.tolist()
+        for label in present
         if label != ignore and 0 <= label < len(colours)
     ]
-    void: list[Swatch] = [(None, "void")] if ignore in present else []
-    return [*swatches, *void, (RIGHT, "right"), (WRONG, "wrong")]
 
 
 def _compose(tiles: list[tuple[str, Image.Image]], legend: list[Swatch], title: str) -> Image.Image:

@@ -1,0 +1,115 @@
+"""Which pictures an earlier call finished: a line for each in the output folder.
+
+A line is added once all files of its picture are whole. It names what they were made of (the bytes
+of the input, the network and the protocol), so that a second call does the rest, and does again
+what would come out otherwise.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from segkit.data.files import open_file, read_text
+from segkit.lock import Lock
+from segkit.report.names import make_folder, prediction_path
+from segkit.whole_files import append, write_whole
+
+RECORD = "predictions.jsonl"
+_MOST_BYTES = 2**30
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Line:
+    """``content`` and ``protocol`` are digests; ``files`` has the bytes of each file by name."""
+
+    id: str
+    content: str
+    protocol: str
+    files: Mapping[str, int]
+
+
+class Finished:
+    """The record in ``out``, and the right to write there: one process at a time has it.
+
+    Raises ``EnvironmentFault`` where another process works there, ``RefusedError`` for a link where
+    the record belongs.
+    """
+
+    def __init__(self, out: Path, protocol: str) -> None:
+        self.out, self.protocol = out, protocol
+        make_folder(out)
+        path = prediction_path(out, RECORD.removesuffix(".jsonl"), ".jsonl")
+        self._lock = Lock(out / ".lock", "OUT-LOCKED", "wait for it, or choose another out=")
+        self._path, self._lines = path, _read(path)
+        # Without what a kill tore off, and without lines that later ones replace.
+        write_whole(path, b"".join(map(_encoded, self._lines.values())))
+
+    def has(self, name: str, content: str, files: Collection[str]) -> bool:
+        """Whether ``files`` of the picture ``name`` are there and would come out the same."""
+        line = self._lines.get(name)
+        return (
+            line is not None
+            and (line.content, line.protocol) == (content, self.protocol)
+            and all(self._is_there(line, file) for file in files)
+        )
+
+    def before(self, name: str) -> Collection[str]:
+        """The files that an earlier call wrote for the picture ``name``."""
+        line = self._lines.get(name)
+        return line.files if line else ()
+
+    def add(self, name: str, content: str, files: Collection[str]) -> None:
+        """Note that ``files`` are whole."""
+        sizes = {file: (self.out / file).stat().st_size for file in files}
+        line = Line(name, content, self.protocol, sizes)
+        append(self._path, _encoded(line))
+        self._lines[name] = line
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def _is_there(self, line: Line, file: str) -> bool:
+        path = self.out / file
+        if file not in line.files or path.is_symlink() or not path.is_file():
+            return False
+        return path.stat().st_size == line.files[file]
+
+
+def digest_of(value: Any) -> str:
+    """A digest of plain values."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes. Raises what ``open_file`` raises."""
+    found = hashlib.sha256()
+    with open_file(path) as file:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def _encoded(line: Line) -> bytes:
+    return json.dumps(asdict(line)).encode() + b"\n"
+
+
+def _read(path: Path) -> dict[str, Line]:
+    if not path.exists() or not path.stat().st_size:
+        return {}
+    lines = (_line(text) for text in read_text(path, _MOST_BYTES).splitlines())
+    return {line.id: line for line in lines if line is not None}
+
+
+def _line(text: str) -> Line | None:
+    """A line of the record, or None for what is none: the disk ended in the middle of it, say."""
+    try:
+        line = Line(**json.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    texts = all(isinstance(part, str) for part in (line.id, line.content, line.protocol))
+    return line if texts and isinstance(line.files, dict) else None
