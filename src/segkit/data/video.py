@@ -99,11 +99,11 @@ _FIX = "restore the file, or convert it with ffmpeg"
 def _silence() -> Iterator[None]:
     """A broken file is told in our own words."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when it is first used
-    before = cv2.setLogLevel(0)
+    before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         yield
     finally:
-        cv2.setLogLevel(before)
+        cv2.utils.logging.setLogLevel(before)
 
 
 def _check_beginning(path: Path) -> None:
