@@ -80,6 +80,7 @@ segkit completion bash|zsh|fish: print the completion script of a shell; to inst
   fish   echo 'segkit completion fish | source' >> ~/.config/fish/config.fish"""
 
 OPTIONS = ("--help", "--cfg", "--multirun", "--config-dir", "--trust")
+COMPARE = ("--json", "--help")  # other words are paths
 OWN_WORDS = {"doctor": ("--json", "--help", "runs="), "completion": (*SCRIPTS, "--help")}
 
 # What TAB offers after KEY=: the closed vocabularies, and two keys that also take other words.
@@ -118,6 +119,8 @@ def completions(words: Sequence[str]) -> list[str]:
     command = before[0]
     if command in OWN_WORDS:
         return starting(word, OWN_WORDS[command])
+    if command == "compare":
+        return starting(word, COMPARE) if word.startswith("-") else []
     if command == "model":
         return model_completions(before[1:], word)
     if command == "data":

@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 640, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 40
+WIDTH, HEIGHT = 600, 280
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 14, 50
 
 Rgb = tuple[int, int, int]
 

@@ -27,6 +27,7 @@ from segkit.report.signature import percent
 _TEMPLATES = Path(__file__).parent / "templates"
 _LAYERS = ("Image", "Truth", "Prediction", "Error")
 _MOST_MISTAKES = 12
+_FEW = 9
 _ROOM_FOR_NUMBERS = 24  # classes up to which a matrix of numbers is read by anybody
 _LEGEND = 40  # longer, and a legend hides the pictures
 
@@ -180,7 +181,7 @@ def _value(value: object) -> str:
         return ", ".join(f"{_text(k)} {_value(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_value, value)) or "none"
-    return _text(value)
+    return _text(value) or "none"
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
@@ -242,7 +243,7 @@ def _class_parts(document: Document) -> dict[str, Any]:
         )
     return {
         "classes": rows,
-        "dense": dense,
+        "density": "dense" if dense else "few" if len(names) <= _FEW else "",
         "mistakes": _mistakes([row["name"] for row in rows], confusion),
         "data": script_json({"names": [_text(name) for name in names], "confusion": confusion}),
     }

@@ -22,8 +22,13 @@ def print_class_table(
     if file.isatty() and encoding.replace("-", "") == "utf8":
         _print_rich(iou, miou, file)
     else:
-        text = class_table(iou, miou) + "\n"
-        file.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        file.write(printable(class_table(iou, miou), file) + "\n")
+
+
+def printable(text: str, file: TextIO) -> str:
+    """``text`` with what the encoding of ``file`` lacks as escapes."""
+    encoding = file.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def class_table(iou: Mapping[str, float | None], miou: float | None) -> str:
