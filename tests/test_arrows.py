@@ -22,6 +22,7 @@ ALLOWED = {
     "engine": LEAVES | {"metrics"},
     "check": LEAVES | {"data"},
     "prepare": LEAVES | {"data", "conf_files"},
+    "submission": LEAVES | {"data", "prepare"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from segkit.data.images import MAX_PIXELS, read_image
+from segkit.data.images import MAX_PIXELS
+from segkit.data.instances import read_instances
 from segkit.data.labels import CITYSCAPES, CITYSCAPES_CLASS_OF
 from segkit.data.pairs import FilePairs, Layout
 from segkit.data.tree import check_paired, files_in
@@ -37,6 +38,7 @@ class Cityscapes(FilePairs):
     ) -> None:
         _check_split(split, annotations)
         self.split, self.has_labels = split, split != "test"
+        self.has_instances = annotations == "fine" and self.has_labels
         kind = f"gt{annotations.capitalize()}"
         layout = Layout(
             "cityscapes",
@@ -58,18 +60,13 @@ class Cityscapes(FilePairs):
         here, whole = len(self), IMAGES[self.split]
         return "" if here == whole else f"{here} of the {whole} images of {self.split} are here"
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        if not self.has_labels:
-            # gtFine has files for test, but all of their pixels are void.
-            folder = self.root / self.layout.images
-            what = "the labels of the test split are not public, so nothing can be scored on it"
-            fix = f"score eval.split=val; to segment the images: segkit predict {folder}"
-            raise DataError("NO-LABELS", folder, what, fix)
-        return super().read(index)
-
-    def read_image(self, index: int) -> np.ndarray:
-        """RGB uint8 [H,W,3], of the test split too."""
-        return read_image(self.image_path(index), self.max_pixels)
+    def instances(self, index: int) -> np.ndarray | None:
+        """Instances [H,W] as ``read_instances`` has them; None where there is no such file."""
+        mask = self.mask_path(index)
+        path = mask.with_name(mask.name.replace("_labelIds.png", "_instanceIds.png"))
+        if not self.has_instances or not path.is_file():
+            return None
+        return read_instances(path, CITYSCAPES_CLASS_OF, self.max_pixels)
 
     def _find_ids(self) -> list[str]:
         images, masks = self.root / self.layout.images, self.root / self.layout.masks
@@ -77,7 +74,7 @@ class Cityscapes(FilePairs):
         if not ids:
             what = f"no image ends in {self.layout.image_suffix}"
             raise DataError("EMPTY-SPLIT", images, what, f"expected: {self.layout.expected}")
-        if self.has_labels:
+        if self.has_labels:  # gtFine has files for test, but all of their pixels are void
             labelled = files_in(masks, (self.layout.mask_suffix,), self._refuse)
             check_paired(ids, labelled, images, masks, self._refuse)
         return list(ids)

@@ -77,6 +77,15 @@ def peek(path: str | Path) -> tuple[str, int]:
         return image.mode, _orientation(image) if tagged else 1
 
 
+def size_of(path: str | Path) -> tuple[int, int]:
+    """(height, width) of what ``decode`` would give, from the header; raises what ``peek`` does."""
+    with open_file(path) as file, _decoder_faults(path):
+        image = Image.open(file, formats=FORMATS)
+        width, height = image.size
+        tagged = image.format != "PNG" or _is_tagged(file)
+        return (width, height) if tagged and _orientation(image) > 4 else (height, width)
+
+
 def _is_tagged(file: BinaryIO) -> bool:
     """Whether a PNG has a chunk that may hold an orientation; goes from head to head of them."""
     place = file.tell()

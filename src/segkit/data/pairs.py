@@ -46,10 +46,13 @@ class FilePairs:
 
     ``root`` is the data set's own folder; ``None`` means ``$SEGKIT_DATA/<layout.folder>``, and
     ``./data/<layout.folder>`` where the variable is not set. Opening reads the list and the two
-    directories, no picture. The tables are those of ``read_mask``. Raises ``DataError`` (missing
-    data set, list or file; empty list; duplicates) and ``RefusedError`` (an id that leaves the
-    root).
+    directories, no picture. The tables are those of ``read_mask``. A split without ``has_labels``
+    has images alone. Raises ``DataError`` (missing data set, list or file; empty list; duplicates)
+    and ``RefusedError`` (an id that leaves the root).
     """
+
+    split = ""
+    has_labels = True
 
     def __init__(
         self,
@@ -80,11 +83,23 @@ class FilePairs:
         return self.root / self.layout.masks / f"{self.ids[index]}{self.layout.mask_suffix}"
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """RGB uint8 [H,W,3] and labels uint8 or uint16 [H,W], range-checked and of one size."""
-        image = read_image(self.image_path(index), self.max_pixels)
+        """RGB uint8 [H,W,3] and labels uint8 or uint16 [H,W], range-checked and of one size.
+
+        Raises what reading raises, and ``DataError`` DATA-NO-LABELS where there are none.
+        """
+        if not self.has_labels:
+            folder = self.root / self.layout.images
+            what = f"the labels of the {self.split} split are not public, so nothing can be scored"
+            fix = f"score eval.split=val; to segment the images: segkit predict {folder}, or submit"
+            raise DataError("NO-LABELS", folder, what, fix)
+        image = self.read_image(index)
         mask = self.read_label(index)
         check_same_size(self.image_path(index), image, self.mask_path(index), mask)
         return image, mask
+
+    def read_image(self, index: int) -> np.ndarray:
+        """RGB uint8 [H,W,3], of a split without labels too."""
+        return read_image(self.image_path(index), self.max_pixels)
 
     def read_label(self, index: int) -> np.ndarray:
         """Labels uint8 or uint16 [H,W], range-checked."""
@@ -111,10 +126,10 @@ class FilePairs:
 
     def _require_files(self, ids: list[str]) -> None:
         layout = self.layout
-        for kind, folder, suffix in (
-            ("image", layout.images, layout.image_suffix),
-            ("mask", layout.masks, layout.mask_suffix),
-        ):
+        kinds = [("image", layout.images, layout.image_suffix)]
+        if self.has_labels:
+            kinds.append(("mask", layout.masks, layout.mask_suffix))
+        for kind, folder, suffix in kinds:
             present = _listing(self.root / folder, {PurePosixPath(i).parent for i in ids})
             missing = [i for i in ids if f"{i}{suffix}" not in present]
             if missing:

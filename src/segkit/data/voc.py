@@ -10,7 +10,8 @@ _FOLDER = "VOCdevkit/VOC2012"
 
 
 class Voc(FilePairs):
-    """``split`` is ``train`` (1464), ``val`` (1449) or ``trainval`` (2913 images).
+    """``split`` is ``train`` (1464), ``val`` (1449), ``trainval`` (2913) or ``test`` (1456 images,
+    labels not public).
 
     ``root`` is the folder ``VOCdevkit/VOC2012``.
     """
@@ -18,10 +19,10 @@ class Voc(FilePairs):
     def __init__(
         self, root: str | Path | None = None, split: str = "train", max_pixels: int = MAX_PIXELS
     ) -> None:
+        self.split, self.has_labels = split, split != "test"
         super().__init__(
             root, _layout("voc", "SegmentationClass", split), VOC, max_pixels=max_pixels
         )
-        self.split = split
 
 
 class VocAug(FilePairs):

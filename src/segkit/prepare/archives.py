@@ -15,7 +15,7 @@ import struct
 import tarfile
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -131,6 +131,35 @@ def extract(archive: Path, into: Path, pick: Pick, budget: Budget) -> None:
             _extract_tar(stream, Judge(archive, budget), into, pick)
 
 
+def contents(archive: Path, budget: Budget) -> Generator[tuple[str, IO[bytes]], None, None]:
+    """Name and content of every file in a tar or zip, as ``extract`` judges them; writes nothing.
+
+    A content is read before the next is asked for. Raises what ``extract`` raises.
+    """
+    judge = Judge(archive, budget)
+    with open_file(archive) as file, _faults(archive):
+        head = file.read(4)
+        if head[:2] == b"PK":
+            yield from _contents_of_zip(file, judge)
+        else:
+            yield from _contents_of_tar(_Bounded(file, _COMPRESSED.get(head[:2]), archive), judge)
+
+
+def _contents_of_tar(stream: "_Bounded", judge: Judge) -> Iterator[tuple[str, IO[bytes]]]:
+    _judge_whole_tar(stream, judge)
+    for opened, member in stream.members():
+        content = opened.extractfile(member) if member.isreg() else None
+        if content is not None:
+            yield str(PurePosixPath(member.name)), content
+
+
+def _contents_of_zip(file: BinaryIO, judge: Judge) -> Iterator[tuple[str, IO[bytes]]]:
+    with _zip(file, judge.archive, judge.budget) as opened:
+        for name, member in _judged_zip(opened, judge).items():
+            with opened.open(member) as content:
+                yield name, content
+
+
 # -- tar -----------------------------------------------------------------------------------------
 
 
@@ -169,18 +198,22 @@ class _Bounded:
 
 
 def _extract_tar(stream: _Bounded, judge: Judge, into: Path, pick: Pick) -> None:
-    for _, member in stream.members():
-        _judge_tar(member, judge)
-        stream.left = _MOST_HEADER
-    stream.read_rest(judge)
+    _judge_whole_tar(stream, judge)
     targets = _targets(judge, pick)
-    stream.left = math.inf  # from here on it reads contents too
     with _fresh(judge, into, targets) as write:
         for opened, member in stream.members():
             name = str(PurePosixPath(member.name))
             content = opened.extractfile(member) if name in targets and member.isreg() else None
             if content is not None:
                 write(name, content)
+
+
+def _judge_whole_tar(stream: _Bounded, judge: Judge) -> None:
+    for _, member in stream.members():
+        _judge_tar(member, judge)
+        stream.left = _MOST_HEADER
+    stream.read_rest(judge)
+    stream.left = math.inf  # from here on it reads contents too
 
 
 def _judge_tar(member: tarfile.TarInfo, judge: Judge) -> None:
@@ -233,16 +266,21 @@ def _directory_bytes(file: BinaryIO) -> int:
 
 
 def _extract_zip(opened: zipfile.ZipFile, judge: Judge, into: Path, pick: Pick) -> None:
-    members = {}
-    for member in opened.infolist():
-        name = _judge_zip(member, judge)
-        if name is not None:
-            members[name] = member
+    members = _judged_zip(opened, judge)
     targets = _targets(judge, pick)
     with _fresh(judge, into, targets) as write:
         for name in sorted(targets, key=lambda name: members[name].header_offset):
             with opened.open(members[name]) as content:
                 write(name, content)
+
+
+def _judged_zip(opened: zipfile.ZipFile, judge: Judge) -> dict[str, zipfile.ZipInfo]:
+    members = {}
+    for member in opened.infolist():
+        name = _judge_zip(member, judge)
+        if name is not None:
+            members[name] = member
+    return members
 
 
 def _judge_zip(member: zipfile.ZipInfo, judge: Judge) -> str | None:

@@ -1,0 +1,143 @@
+"""Whether an archive of label maps, from here or elsewhere, is what its server takes.
+
+Members are read one by one and never extracted; links, bombs and names that lead out of the archive
+refuse the whole of it (prepare/archives.py).
+"""
+
+import io
+import os
+import warnings
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+from segkit.data.files import open_file
+from segkit.errors import DataError
+from segkit.prepare.archives import contents
+from segkit.prepare.known import Budget
+from segkit.submission.servers import Server, Size
+
+# A label map of 2048x1024 pixels has 2 MiB before it is packed.
+MOST_MEMBER = 16 * 2**20
+Members = Generator[tuple[str, IO[bytes]], None, None]
+
+_MODES = ("P", "L")
+_PNG_END = b"IEND\xaeB`\x82"
+
+
+@dataclass
+class Checked:
+    """What an archive was found to hold. ``faults`` name the member, or the image that has none."""
+
+    maps: int = 0
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    values: set[int] = field(default_factory=set)
+
+    def fault(self, where: str, what: str) -> None:
+        self.faults.append((where, what))
+
+
+def check(path: Path, server: Server, sizes: Mapping[str, Size]) -> Checked:
+    """Look at every member of an archive (.zip, .tar, .tgz) or at every file of a folder.
+
+    ``sizes`` are those of the images that need a label map. Raises ``RefusedError`` for what must
+    not be read and ``DataError`` for what is no archive.
+    """
+    found, seen = Checked(), Counter[str]()
+    with closing(_members(path, len(sizes), found)) as members:
+        for name, content in members:
+            sample = server.sample_of(name)
+            if sample is None:
+                expected = server.member(next(iter(sizes)))
+                found.fault(name, f"is no label map of {server.split}; one is called {expected}")
+                continue
+            seen[sample] += 1
+            _check_map(name, content, sizes[sample], server.allowed, found)
+    for sample in sizes:
+        if not seen[sample]:
+            found.fault(server.member(sample), "is missing")
+        elif seen[sample] > 1:
+            found.fault(server.member(sample), f"there are {seen[sample]} label maps of this image")
+    found.maps = seen.total()
+    if doubt := server.doubt(found.values):
+        found.fault(path.name, doubt)
+    return found
+
+
+def values_of(path: Path, server: Server, images: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Image and classes [H, W] of every label map in a sound archive."""
+    for name, content in _members(path, images, Checked()):
+        sample = server.sample_of(name)
+        if sample is not None:
+            yield sample, server.classes(_decoded(content.read(MOST_MEMBER)))
+
+
+def _members(path: Path, images: int, found: Checked) -> Members:
+    if path.is_dir():
+        return _files(path, found)
+    # Twice as many files as there should be, so that what is too much can be named.
+    budget = Budget(bytes=(2 * images + 100) * MOST_MEMBER, files=2 * images + 1000)
+    return contents(path, budget)
+
+
+def _files(folder: Path, found: Checked) -> Members:
+    """Name and content of every plain file below ``folder``; links and the like are faults."""
+
+    def unreadable(error: OSError) -> None:
+        raise DataError("UNREADABLE", error.filename, error.strerror or str(error))
+
+    for here, folders, files in os.walk(folder, onerror=unreadable):
+        folders.sort()
+        for name in sorted([*files, *(n for n in folders if (Path(here) / n).is_symlink())]):
+            path = Path(here) / name
+            member = path.relative_to(folder).as_posix()
+            if path.is_symlink() or not path.is_file():
+                found.fault(member, "is a link, or no plain file")
+            elif path.stat().st_size:
+                with open_file(path) as content:
+                    yield member, content
+            else:
+                yield member, io.BytesIO()
+
+
+def _check_map(name: str, content: IO[bytes], size: Size, allowed: range, found: Checked) -> None:
+    data = content.read(MOST_MEMBER + 1)
+    if len(data) > MOST_MEMBER:
+        found.fault(name, f"has more than {MOST_MEMBER} bytes")
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=("PNG",))
+        height, width = size
+        if image.size != (width, height):
+            shape = f"{image.width}x{image.height}"
+            found.fault(name, f"is {shape} pixels, its image has {width}x{height}")
+            return
+        if image.mode not in _MODES:
+            found.fault(name, f"is a PNG of mode {image.mode}; palette (P) or grey (L), 8 bits")
+            return
+        values = np.unique(_decoded(data)).tolist()
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a decoder raises on foreign bytes is the file's fault
+        found.fault(name, f"is no sound PNG ({error or type(error).__name__})")
+        return
+    found.values |= set(values)
+    wrong = [value for value in values if value not in allowed]
+    if wrong:
+        shown = ", ".join(map(str, wrong[:5])) + (" ..." if len(wrong) > 5 else "")
+        found.fault(name, f"has the values {shown}; allowed: {allowed[0]}..{allowed[-1]}")
+
+
+def _decoded(data: bytes) -> np.ndarray:
+    if not data.rstrip(b"\0").endswith(_PNG_END):
+        raise DataError("UNREADABLE", "", "a PNG without its end")
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        return np.asarray(image)

@@ -1,0 +1,161 @@
+"""``segkit submit voc|cityscapes``: label maps packed as the server wants them, and checked."""
+
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segkit import parts, restored
+from segkit.config import Composed
+from segkit.data.bars import size as bytes_text
+from segkit.engine.signals import StopRequested, stopping
+from segkit.errors import ConfigError, DataError, ExitCode, one_line
+from segkit.finished import Finished
+from segkit.record import notice
+from segkit.report.names import prediction_path
+from segkit.restored import Trained
+from segkit.segmenting import Segmenting, Tally, protocol_digest, refuse_several_processes
+from segkit.sources import ImageFile
+from segkit.submission.check import Checked, check
+from segkit.submission.pack import pack
+from segkit.submission.servers import CityscapesServer, Server, VocServer
+from segkit.whole_files import refuse_links, write_whole
+
+SERVERS = ("voc", "cityscapes")
+
+
+def main(composed: Composed) -> int:
+    """Write and check an archive, or check one that there is (``check=FILE``)."""
+    values = composed.values
+    refuse_several_processes(values, "submit")
+    server = server_of(composed)
+    if shortage := server.shortage:
+        notice(f"{server.images.root}: {shortage}")
+    if values["check"]:
+        path = restored.typed_path(values["check"])
+        return report(path, check(path, server, server.sizes()))
+    path = written(composed, server)
+    report(path, check(path, server, server.sizes()))
+    print(f"upload it by hand: {server.address}")
+    return ExitCode.OK
+
+
+def server_of(composed: Composed) -> Server:
+    """The server that was typed, with the images of its split."""
+    values, words = composed.values, composed.values["inputs"]
+    if len(words) != 1 or words[0] not in SERVERS:
+        what = f"{' '.join(words)!r} is no server" if words else "which server?"
+        raise ConfigError("INPUT", "submit", what, f"type segkit submit {' or '.join(SERVERS)}")
+    if values["dataset"] is not None or values["eval"]["limit"] is not None:
+        key = "dataset" if values["dataset"] is not None else "eval.limit"
+        fix = "where its images are: dataset.root=/path"
+        raise ConfigError("SUBMIT", key, "the server says which images, all of them", fix)
+    root = restored.with_typed({}, composed.typed).get("root")
+    split = values["eval"]["split"] or "test"
+    if words[0] == "voc":
+        return VocServer(root, split, values["comp"])
+    return CityscapesServer(root, split)
+
+
+def written(composed: Composed, server: Server) -> Path:
+    """Segment every image of the split and pack the label maps; the archive."""
+    values = composed.values
+    device = parts.device_of(values)
+    path = restored.find(values["ckpt"], values["runs"], values["ckpt_kind"])
+    print(f"checkpoint: {path}", file=sys.stderr)
+    trained = restored.asked_for(composed, path, device)
+    check_classes(trained, server)
+    values = restored.inherit(composed, trained.config)
+    digest = protocol_digest(trained, values, device)
+    out = Path(values["out"] or trained.run / "submissions" / name_of(values, server, digest))
+    if not values["out"]:
+        refuse_links(trained.run, out)
+    keeper = LabelMaps(out, server)
+    sources = [
+        ImageFile(server.images.image_path(index), str(sample))
+        for index, sample in enumerate(server.images.ids)
+    ]
+    tally = Tally(len(sources))
+    finished = Finished(out, digest)
+    with stopping() as stop:
+        work = Segmenting(
+            trained, values, device, keeper=keeper, finished=finished, tally=tally, stop=stop
+        )
+        try:
+            stop.wait(work.run, sources)
+            print(f"{tally} in {out}")
+            tally.check()
+            members = [server.member(source.name) for source in sources]
+            archive = prediction_path(out, *server.archive.rsplit(".", 1))
+            stop.wait(pack, archive, {member: out / member for member in members})
+        except StopRequested:
+            what = f"stopped after {tally}; no archive is written, what is written is whole"
+            raise stop.interrupted(out, what, "the same command does the rest") from None
+        finally:
+            finished.release()
+    return archive
+
+
+def check_classes(trained: Trained, server: Server) -> None:
+    """Refuse a network of other classes than the server's."""
+    mine, theirs = trained.labels.names, server.labels.names
+    if mine != theirs:
+        found = f"the network has {len(mine)} classes ({', '.join(mine[:3])} ...)"
+        fix = f"{server.name} has {len(theirs)} ({', '.join(theirs[:3])} ...)"
+        raise ConfigError("CLASSES", "ckpt", found, fix)
+
+
+def name_of(values: parts.Values, server: Server, digest: str) -> str:
+    """A folder name for what is submitted: ``voc-test-os8-ms-1a2b3c``."""
+    flags = [flag for flag in ("ms", "flip", "crf") if values[flag]]
+    own = [f"os{values['os']}"] if values["os"] else []
+    return "-".join([server.name, server.split, *own, *flags, digest[:6]])
+
+
+def report(path: Path, found: Checked) -> ExitCode:
+    """Say what was found; ``DataError`` where a server would not take it."""
+    for where, what in found.faults:
+        print(f"segkit: error[DATA-SUBMISSION]: {one_line(f'{where}: {what}')}", file=sys.stderr)
+    if found.faults:
+        where, what = found.faults[0]
+        said = f"{len(found.faults)} faults, the first: {where} {what}"
+        raise DataError("SUBMISSION", path, said, "the server would not take it")
+    packed = f", {bytes_text(path.stat().st_size)}" if path.is_file() else ""
+    print(f"{path}: {found.maps} label maps, sound{packed}")
+    return ExitCode.OK
+
+
+class LabelMaps:
+    """Writes label maps below ``out`` as they stand in the archive."""
+
+    needs_probabilities = False
+
+    def __init__(self, out: Path, server: Server) -> None:
+        self.out, self.server = out, server
+
+    def files(self, name: str) -> list[str]:
+        return [self.server.member(name)]
+
+    def refuse(self, name: str) -> None:
+        self._place(name)
+
+    def write(
+        self,
+        name: str,
+        rgb: np.ndarray,  # noqa: ARG002
+        found: np.ndarray,
+        probabilities: np.ndarray | None,  # noqa: ARG002
+    ) -> None:
+        write_whole(self._place(name), self.server.encoded(found))
+
+    def drop(self, name: str, files: Collection[str]) -> None:
+        """There is one file of an image, and it is replaced."""
+
+    def film(self, name: str, frames: Sequence[str], rate: float) -> list[str]:  # noqa: ARG002
+        """No server takes videos."""
+        return []
+
+    def _place(self, name: str) -> Path:
+        member = self.server.member(name)
+        return prediction_path(self.out, member.removesuffix(".png"))
