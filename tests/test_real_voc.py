@@ -10,7 +10,7 @@ from PIL import Image
 
 from segkit import model_import, restored
 from segkit.data.normalise import normalise
-from segkit.inference.multiscale import Predictor
+from segkit.inference.predictor import Predictor
 from segkit.restored import Trained
 
 pytestmark = pytest.mark.data

@@ -15,7 +15,7 @@ from segkit.errors import without_secrets
 from segkit.identity import flatten
 from segkit.inference.crf import DenseCrf
 from segkit.inference.crf_pool import CrfPool
-from segkit.inference.multiscale import Predictor
+from segkit.inference.predictor import Predictor
 from segkit.report.signature import Signature
 from segkit.restored import Trained
 from segkit.schema import FEEDING_KEYS

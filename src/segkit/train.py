@@ -26,7 +26,7 @@ from segkit.engine.signals import Stop, stopping
 from segkit.engine.team import Alone
 from segkit.errors import ExitCode
 from segkit.identity import identity, run_name
-from segkit.inference.multiscale import Predictor
+from segkit.inference.predictor import Predictor
 from segkit.inputs import inputs_of
 from segkit.metrics.confusion import iou, mean_iou, pixel_accuracy
 from segkit.models.contracts import IMAGENET_PIXELS

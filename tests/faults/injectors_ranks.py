@@ -82,7 +82,7 @@ def _slow_save(seconds: str) -> None:
 
 def _slow_images(seconds: str) -> None:
     """Every evaluated image takes so long."""
-    from segkit.inference.multiscale import Predictor
+    from segkit.inference.predictor import Predictor
 
     predict = Predictor.__call__
 
