@@ -10,6 +10,7 @@ import torch
 
 import segkit
 from segkit import instantiate
+from segkit.data.dataset import instances_of
 from segkit.data.labels import LabelSet
 from segkit.data.loader import Dataset
 from segkit.engine.team import Alone, Team, silence
@@ -129,6 +130,7 @@ class Head:
 
     def __init__(self, dataset: Dataset, count: int) -> None:
         self.labels, self.ids, self.read = dataset.labels, dataset.ids[:count], dataset.read
+        self.instances = functools.partial(instances_of, dataset)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -18,3 +18,13 @@ class Dataset(Protocol):
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """RGB uint8 [H,W,3] and labels uint8 or uint16 [H,W], range-checked."""
+
+
+def instances_of(dataset: Dataset, index: int) -> np.ndarray | None:
+    """The instance map of a sample, integers [H,W]: ``class * 1000 + number``, negative outside.
+
+    A data set that has such maps offers ``instances(index)``; None where there is none.
+    """
+    instances = getattr(dataset, "instances", None)
+    found: np.ndarray | None = instances(index) if instances is not None else None
+    return found

@@ -209,3 +209,14 @@ CITYSCAPES_CLASS_OF = {
 
 # class -> labelId, for the benchmark's server: it takes labelIds, never trainIds.
 CITYSCAPES_IDS = tuple(label_id for label_id, *_ in _COUNTED)
+
+# Category of each class in cityscapesScripts' helpers/labels.py; the eighth, void, has no class.
+CITYSCAPES_CATEGORIES = (
+    *("flat",) * 2, *("construction",) * 3, *("object",) * 3, *("nature",) * 2, "sky",
+    *("human",) * 2, *("vehicle",) * 6,
+)  # fmt: skip
+
+
+def categories_of(labels: LabelSet) -> tuple[str, ...] | None:
+    """The category of every class; None where the label set has no categories."""
+    return CITYSCAPES_CATEGORIES if labels.names == CITYSCAPES.names else None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segkit.data.loader import Dataset
+from segkit.data.dataset import Dataset, instances_of
 
 
 class Chosen:
@@ -20,3 +20,6 @@ class Chosen:
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return self._dataset.read(int(self._indices[index]))
+
+    def instances(self, index: int) -> np.ndarray | None:
+        return instances_of(self._dataset, int(self._indices[index]))

@@ -77,7 +77,7 @@ def _count(cell: Tensor, cells: int) -> Tensor:
 
 def iou(matrix: Tensor | Sequence[Sequence[int]]) -> list[float | None]:
     """TP / (TP + FP + FN) per class, exact to the last bit; ``None`` for an absent class."""
-    rows = _rows(matrix)
+    rows = rows_of(matrix)
     truth = [sum(row) for row in rows]
     found = [sum(column) for column in zip(*rows, strict=True)]
     union = [truth[c] + found[c] - rows[c][c] for c in range(len(rows))]
@@ -92,11 +92,11 @@ def mean_iou(matrix: Tensor | Sequence[Sequence[int]]) -> float | None:
 
 def pixel_accuracy(matrix: Tensor | Sequence[Sequence[int]]) -> float | None:
     """Share of counted pixels that are right; ``None`` if none was counted."""
-    rows = _rows(matrix)
+    rows = rows_of(matrix)
     pixels = sum(map(sum, rows))
     return sum(rows[c][c] for c in range(len(rows))) / pixels if pixels else None
 
 
-def _rows(matrix: Tensor | Sequence[Sequence[int]]) -> list[list[int]]:
+def rows_of(matrix: Tensor | Sequence[Sequence[int]]) -> list[list[int]]:
     # Python's integers neither round nor overflow.
     return matrix.tolist() if isinstance(matrix, Tensor) else [list(row) for row in matrix]

@@ -136,11 +136,28 @@ def score_document(
     pixels: int,
     confusion: Sequence[Sequence[int]],
     seconds: Mapping[str, float],
+    measures: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of ``score.json``: strict JSON, null where there is no number.
 
     ``iou`` maps class names to 0..1 (NaN or None: absent); ``confusion`` has truth in its rows and
-    may be any integer matrix that iterates.
+    may be any integer matrix that iterates. ``miou`` is that of the whole data set, over one
+    confusion matrix. ``measures`` are further fields, each optional (all numbers 0..1 or null):
+
+    - ``accuracy``: ``{pixel, mean}``; ``frequency_weighted_iou``; ``class_accuracy`` and
+      ``class_precision``: class -> number.
+    - ``categories``: ``{iou: {category: number}, miou}``, where the label set has categories.
+    - ``iiou``: ``{classes: {name: number}, categories: {...}, mean, category_mean}``; with a
+      ``note`` that says why where there is none.
+    - ``trimap``: ``{around: "void" | "borders", widths: [1..40], miou: [...], pixel_accuracy:
+      [...]}``.
+    - ``boundary``: ``{iou: {class: number}, miou, distance, f: {class: number}, mean_f,
+      tolerance}``; distance and tolerance are shares of an image's diagonal.
+
+    Beside it stands ``images.json``: ``{"classes": [...], "images": [{"id", "miou", "tp": [...],
+    "fp": [...], "fn": [...]}]}``, pixels of each class in each image, in the data set's order.
+    They add up to ``confusion``; an image's own ``miou`` is for finding the worst ones and no part
+    of the score.
     """
     return {
         "signature": signature.to_dict(),
@@ -150,6 +167,7 @@ def score_document(
         "pixels": int(pixels),
         "confusion": [[int(count) for count in row] for row in confusion],
         "seconds": {name: float(value) for name, value in seconds.items()},
+        **(measures or {}),
     }
 
 
