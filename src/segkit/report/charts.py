@@ -4,7 +4,7 @@ The template writes the elements, so that every name goes through its escaping.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 600, 280
@@ -74,7 +74,7 @@ def line_chart(
     for name, line in series.items():
         placed = [(across(x), up(y), f"{x:g}: {y:.2f}") for x, y in sorted(line)]
         curves.append(Curve(name, " ".join(f"{x},{y}" for x, y, _ in placed), placed))
-    marks = spread(sorted({x for x, _ in points}), across)
+    marks = [x for x in round_ticks(low_x, high_x, most=9) if low_x <= x <= high_x]
     return Chart(
         curves,
         [Tick(across(x), f"{x:g}") for x in marks],
@@ -95,17 +95,6 @@ def round_ticks(low: float, high: float, most: int = 6) -> list[float]:
         if last - first < most:
             break
     return [round(step * n, 10) for n in range(first, last + 1)]
-
-
-def spread(
-    values: Sequence[float], place: Callable[[float], float], least: float = 34.0
-) -> list[float]:
-    """Those of ``values`` that stand at least ``least`` apart, both ends among them."""
-    kept = [values[0]]
-    for value in values[1:-1]:
-        if min(place(value) - place(kept[-1]), place(values[-1]) - place(value)) >= least:
-            kept.append(value)
-    return [*kept, values[-1]]
 
 
 # -- colours -------------------------------------------------------------------------------------

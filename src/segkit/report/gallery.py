@@ -46,10 +46,11 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class Group:
-    """Images under one heading."""
+    """Images under one heading; of ``left_out`` more the prediction was not kept."""
 
     title: str
     exhibits: Sequence[Exhibit]
+    left_out: int = 0
 
 
 def choose(miou: Sequence[float], each: int = EACH) -> dict[str, list[int]]:

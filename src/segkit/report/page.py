@@ -64,7 +64,7 @@ class Document:
 
     ``title`` names what was evaluated (the run), ``score`` is what ``score.json`` holds, ``line``
     the signed score, ``colours`` the RGB of its classes in their order. ``settings`` are texts by
-    heading, ``training`` lines of ``metrics.jsonl``. ``note`` stands under the gallery.
+    heading, ``training`` lines of ``metrics.jsonl``.
     """
 
     title: str
@@ -72,7 +72,6 @@ class Document:
     line: str
     colours: Sequence[Sequence[int]]
     gallery: Sequence[Group] = ()
-    note: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     training: Sequence[Mapping[str, Any]] = ()
@@ -299,15 +298,17 @@ def _border_parts(score: Mapping[str, Any]) -> dict[str, Any]:
 
 def _gallery_parts(document: Document) -> dict[str, Any]:
     groups = [
-        {"title": group.title, "exhibits": [_exhibit(e) for e in group.exhibits]}
+        {
+            "title": group.title,
+            "exhibits": [_exhibit(e) for e in group.exhibits],
+            "left_out": group.left_out,
+        }
         for group in document.gallery
-        if group.exhibits
     ]
     names = [_text(name) for name in list(document.score["iou"])[:_LEGEND]]
     colours = map(charts.hexadecimal, document.colours)
     return {
         "gallery": groups,
-        "gallery_note": document.note,
         "layer_names": _LAYERS,
         "legend": list(zip(names, colours, strict=False)),
         "right": charts.hexadecimal(RIGHT),
