@@ -3,8 +3,10 @@
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from segkit import parts, restored
 from segkit.config import Composed
@@ -22,28 +24,33 @@ from segkit.submission.pack import pack
 from segkit.submission.servers import CityscapesServer, Server, VocServer
 from segkit.whole_files import refuse_links, write_whole
 
-SERVERS = ("voc", "cityscapes")
+SERVERS: dict[str, type[Server]] = {"voc": VocServer, "cityscapes": CityscapesServer}
 
 
 def main(composed: Composed) -> int:
     """Write and check an archive, or check one that there is (``check=FILE``)."""
     values = composed.values
     refuse_several_processes(values, "submit")
-    server = server_of(composed)
-    if shortage := server.shortage:
-        notice(f"{server.images.root}: {shortage}")
+    name = name_of_server(values)
     if values["check"]:
+        server = server_of(name, composed, None)
         path = restored.typed_path(values["check"])
         return report(path, check(path, server, server.sizes()))
-    path = written(composed, server)
-    report(path, check(path, server, server.sizes()))
+    device = parts.device_of(values)
+    path = restored.find(values["ckpt"], values["runs"], values["ckpt_kind"])
+    print(f"checkpoint: {path}", file=sys.stderr)
+    trained = restored.asked_for(composed, path, device)
+    check_classes(trained, SERVERS[name])
+    server = server_of(name, composed, trained)
+    archive = written(trained, restored.inherit(composed, trained.config), server, device)
+    report(archive, check(archive, server, server.sizes()))
     print(f"upload it by hand: {server.address}")
     return ExitCode.OK
 
 
-def server_of(composed: Composed) -> Server:
-    """The server that was typed, with the images of its split."""
-    values, words = composed.values, composed.values["inputs"]
+def name_of_server(values: parts.Values) -> str:
+    """The server that was typed; ``ConfigError`` for keys that it leaves no choice of."""
+    words = values["inputs"]
     if len(words) != 1 or words[0] not in SERVERS:
         what = f"{' '.join(words)!r} is no server" if words else "which server?"
         raise ConfigError("INPUT", "submit", what, f"type segkit submit {' or '.join(SERVERS)}")
@@ -51,22 +58,28 @@ def server_of(composed: Composed) -> Server:
         key = "dataset" if values["dataset"] is not None else "eval.limit"
         fix = "where its images are: dataset.root=/path"
         raise ConfigError("SUBMIT", key, "the server says which images, all of them", fix)
-    root = restored.with_typed({}, composed.typed).get("root")
-    split = values["eval"]["split"] or "test"
-    if words[0] == "voc":
-        return VocServer(root, split, values["comp"])
-    return CityscapesServer(root, split)
+    return str(words[0])
 
 
-def written(composed: Composed, server: Server) -> Path:
+def server_of(name: str, composed: Composed, trained: Trained | None) -> Server:
+    """The server with the images of its split: where it was typed, or where the run's are."""
+    own: dict[str, Any] = {}
+    if trained is not None and trained.config.choices["dataset"].startswith(name):
+        own = trained.config.values["dataset"]
+    root = restored.with_typed({"root": own.get("root")}, composed.typed)["root"]
+    split = composed.values["eval"]["split"] or "test"
+    server = (
+        VocServer(root, split, composed.values["comp"])
+        if name == "voc"
+        else CityscapesServer(root, split)
+    )
+    if shortage := server.shortage:
+        notice(f"{server.images.root}: {shortage}: the server wants them all")
+    return server
+
+
+def written(trained: Trained, values: parts.Values, server: Server, device: torch.device) -> Path:
     """Segment every image of the split and pack the label maps; the archive."""
-    values = composed.values
-    device = parts.device_of(values)
-    path = restored.find(values["ckpt"], values["runs"], values["ckpt_kind"])
-    print(f"checkpoint: {path}", file=sys.stderr)
-    trained = restored.asked_for(composed, path, device)
-    check_classes(trained, server)
-    values = restored.inherit(composed, trained.config)
     digest = protocol_digest(trained, values, device)
     out = Path(values["out"] or trained.run / "submissions" / name_of(values, server, digest))
     if not values["out"]:
@@ -87,7 +100,8 @@ def written(composed: Composed, server: Server) -> Path:
             print(f"{tally} in {out}")
             tally.check()
             members = [server.member(source.name) for source in sources]
-            archive = prediction_path(out, *server.archive.rsplit(".", 1))
+            place = Path(server.archive)
+            archive = prediction_path(out, place.stem, place.suffix)
             stop.wait(pack, archive, {member: out / member for member in members})
         except StopRequested:
             what = f"stopped after {tally}; no archive is written, what is written is whole"
@@ -97,7 +111,7 @@ def written(composed: Composed, server: Server) -> Path:
     return archive
 
 
-def check_classes(trained: Trained, server: Server) -> None:
+def check_classes(trained: Trained, server: type[Server]) -> None:
     """Refuse a network of other classes than the server's."""
     mine, theirs = trained.labels.names, server.labels.names
     if mine != theirs:
