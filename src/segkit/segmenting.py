@@ -183,9 +183,14 @@ class Segmenting:
 
     def _photo(self, photo: Photo, source: Path) -> None:
         self.keeper.refuse(photo.id)
-        probabilities = self.predictor(tensor(photo.rgb, self.trained))
-        kept = probabilities.float().cpu().numpy() if self.keeper.needs_probabilities else None
-        asked = Asked(photo, source, kept)
+        image = tensor(photo.rgb, self.trained)
+        keeps = self.keeper.needs_probabilities
+        if self.pool is None and not keeps:
+            [labels] = self.predictor.labels([image])
+            self._write(Asked(photo, source, None), labels.cpu().numpy())
+            return
+        probabilities = self.predictor(image)
+        asked = Asked(photo, source, probabilities.cpu().numpy() if keeps else None)
         if self.pool is None:
             self._write(asked, probabilities.argmax(0).cpu().numpy())
             return

@@ -15,6 +15,9 @@ from segkit.errors import DataError, RefusedError
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 
+# What is broken is told in our own words. OpenCV looks here once, when it first opens a video.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 # FFmpeg goes by content, and takes a text file that lists addresses for a video too. So only files
 # that begin as a container does are shown to it: (place, bytes).
 _BEGINNINGS = (
@@ -97,8 +100,7 @@ _FIX = "restore the file, or convert it with ffmpeg"
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """A broken file is told in our own words."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when it is first used
+    """OpenCV's own complaints, about a backend that did not take a file, go nowhere."""
     before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         yield
