@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ _KEYS |= {"Home": 36, "End": 35, "Enter": 13, " ": 32}
 
 
 class Chromium:
-    """One browser with one page. ``requests`` and ``complaints`` are those since ``open``."""
+    """One browser with one page. ``complaints`` are those since ``open``."""
 
     def __init__(self) -> None:
         assert PROGRAM is not None
@@ -29,9 +30,10 @@ class Chromium:
         words += ["--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"]
         words += [f"--user-data-dir={self.profile}", "about:blank"]
         # The browser reads commands from its descriptor 3 and writes answers to 4.
-        script = f'exec "$0" "$@" 3<&{commands} 4>&{answers}'
+        place = f"{commands}, 103), os.dup2({answers}, 104), os.dup2(103, 3), os.dup2(104, 4)"
+        start = f"import os, sys; os.dup2({place}; os.execv(sys.argv[1], sys.argv[1:])"
         self._process = subprocess.Popen(
-            ["sh", "-c", script, PROGRAM, *words],
+            [sys.executable, "-S", "-c", start, PROGRAM, *words],
             pass_fds=(commands, answers),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -39,7 +41,7 @@ class Chromium:
         os.close(commands)
         os.close(answers)
         self._number, self._rest, self._session = 0, b"", ""
-        self.requests: list[str] = []
+        self._asked: dict[str, str] = {}
         self.complaints: list[str] = []
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         attached = self.ask("Target.attachToTarget", targetId=target, flatten=True)
@@ -87,10 +89,17 @@ class Chromium:
         found: dict[str, Any] = json.loads(message)
         return found
 
+    @property
+    def requests(self) -> list[str]:
+        """Addresses that were asked for since ``open``."""
+        return list(self._asked.values())
+
     def _note(self, event: dict[str, Any]) -> None:
         method, found = event.get("method"), event.get("params", {})
         if method == "Network.requestWillBeSent":
-            self.requests.append(found["request"]["url"])
+            self._asked[found["requestId"]] = found["request"]["url"]
+        elif method == "Network.loadingFailed" and found.get("blockedReason") == "csp":
+            self._asked.pop(found["requestId"], None)  # never left the browser
         elif method == "Log.entryAdded":
             self.complaints.append(found["entry"]["text"])
         elif method == "Runtime.exceptionThrown":
@@ -100,7 +109,7 @@ class Chromium:
 
     def open(self, path: Path, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
         """Show a file at a size, in light or dark."""
-        self.requests, self.complaints = [], []
+        self._asked, self.complaints = {}, []
         self.ask(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
