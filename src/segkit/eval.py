@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -108,8 +108,6 @@ def run(
     with ExitStack() as stack:
         samples = eval_samples(
             dataset,
-            mean=trained.net.pixels.mean,
-            std=trained.net.pixels.std,
             workers=parts.workers_of(values),
             rank=team.rank,
             world=team.size,
@@ -125,18 +123,27 @@ def run(
             bar.update(team.size)
             pictures(sample, prediction)
 
-        return evaluate(
+        def ask(together: list[EvalSample]) -> Iterable[Tensor]:
+            images = [sample.image for sample in together]
+            if pool is not None:
+                return predictor.probabilities(images)
+            return predictor.labels(images, verify=False)
+
+        score = evaluate(
             samples,
-            lambda sample: predictor(sample.image),
+            ask,
             num_classes=trained.labels.num_classes,
             ignore_label=dataset.labels.ignore_label,
             device=device,
+            batch=predictor.memory.batch,
             refine=pool,
             counters=counters,
             on_image=done,
             should_stop=stop,
             team=team,
         )
+        predictor.verify()
+        return score
 
 
 def input_of(values: parts.Values, composed: Composed, team: Alone) -> Input:
@@ -217,6 +224,8 @@ class Pictures:
         self.save = values["eval"]["save_predictions"]
 
     def __call__(self, sample: EvalSample, prediction: Tensor) -> None:
+        if not self.save and sample.index >= self.pictures:
+            return  # and do not wait for a GPU
         labels = prediction.cpu().numpy()
         if self.save:
             path = prediction_path(self.out, f"predictions/{sample.id}")

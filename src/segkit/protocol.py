@@ -10,12 +10,16 @@ import torch
 
 import segkit
 from segkit import parts
+from segkit.data.normalise import Normalise
 from segkit.engine.evaluate import Score
 from segkit.errors import without_secrets
 from segkit.identity import flatten
 from segkit.inference.crf import DenseCrf
 from segkit.inference.crf_pool import CrfPool
+from segkit.inference.memory import Memory
 from segkit.inference.predictor import Predictor
+from segkit.inference.windows import Window
+from segkit.models.segmenter import Segmenter
 from segkit.report.signature import Signature
 from segkit.restored import Trained
 from segkit.schema import FEEDING_KEYS
@@ -23,16 +27,42 @@ from segkit.schema import FEEDING_KEYS
 
 def predictor_of(trained: Trained, values: parts.Values, device: torch.device) -> Predictor:
     """The network under the protocol of ``values``."""
-    return Predictor(
+    return asking(
         trained.net,
-        output_stride=trained.net.output_stride,
+        values,
+        device,
+        memory_of(values, device),
         scales=scales_of(values),
         flip=values["flip"],
         fusion=values["tta"]["fusion"],
+    )
+
+
+def asking(
+    net: Segmenter, values: parts.Values, device: torch.device, memory: Memory, **views: Any
+) -> Predictor:
+    """``net`` as ``eval.*`` says; without ``views`` (scales, flip, fusion) once and unscaled."""
+    return Predictor(
+        net,
+        output_stride=net.output_stride,
         pad=values["eval"]["pad"],
+        window=window_of(values),
         device=device,
         precision=parts.precision_of(values, device),
+        normalise=Normalise(net.pixels.mean, net.pixels.std),
+        memory=memory,
+        **views,
     )
+
+
+def memory_of(values: parts.Values, device: torch.device) -> Memory:
+    """How many images or windows go through the network at once, until memory runs short."""
+    return Memory(device, values["eval"]["batch"] or (8 if device.type == "cuda" else 1))
+
+
+def window_of(values: parts.Values) -> Window | None:
+    window = values["eval"]["window"]
+    return Window(**window) if window["size"] else None
 
 
 def scales_of(values: parts.Values) -> tuple[float, ...]:

@@ -197,12 +197,23 @@ def inherit(command: Composed, run: Composed) -> dict[str, Any]:
         return values
     typed = typed_keys(command)
     for node in INHERITED:
-        mine = dict(values[node])
-        shared = run.values[node].keys() & mine.keys()
-        values[node] = mine | {k: run.values[node][k] for k in shared if f"{node}.{k}" not in typed}
+        values[node] = _with_the_runs(dict(values[node]), run.values[node], node, typed)
     values["dataset"] = with_typed(copy.deepcopy(run.values["dataset"]), command.typed)
     values["dataset"]["name"] = run.choices["dataset"]  # a label that a signature can trust
     return values
+
+
+def _with_the_runs(
+    mine: dict[str, Any], runs: Mapping[str, Any], key: str, typed: set[str]
+) -> dict[str, Any]:
+    """``mine`` with the run's values of what both have and nobody typed."""
+    for name in mine.keys() & runs.keys():
+        inner = f"{key}.{name}"
+        if isinstance(mine[name], dict):
+            mine[name] = _with_the_runs(dict(mine[name]), runs[name], inner, typed)
+        elif inner not in typed:
+            mine[name] = runs[name]
+    return mine
 
 
 def typed_keys(command: Composed) -> set[str]:

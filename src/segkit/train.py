@@ -26,12 +26,12 @@ from segkit.engine.signals import Stop, stopping
 from segkit.engine.team import Alone
 from segkit.errors import ExitCode
 from segkit.identity import identity, run_name
-from segkit.inference.predictor import Predictor
 from segkit.inputs import inputs_of
 from segkit.metrics.confusion import iou, mean_iou, pixel_accuracy
 from segkit.models.contracts import IMAGENET_PIXELS
 from segkit.models.segmenter import Segmenter
 from segkit.optim import set_learning_rate, sgd
+from segkit.protocol import asking, memory_of
 from segkit.ranks import place
 from segkit.record import check_resume, open_run
 from segkit.report.curves import write_curve
@@ -239,22 +239,15 @@ class Watch:
         self.dataset, self.values, self.device = dataset, values, device
         self.run, self.stop, self.team = run, stop, team
         self.seen: list[tuple[EvalSample, np.ndarray]] = []
+        self.memory = memory_of(values, device)  # what it learnt of it lasts for the whole run
 
     def validate(self, net: nn.Module, step: int) -> dict[str, Any]:  # noqa: ARG002
         """Score ``net`` on the val split."""
         assert isinstance(net, Segmenter)
         self.seen.clear()
-        predictor = Predictor(
-            net,
-            output_stride=net.output_stride,
-            pad=self.values["eval"]["pad"],
-            device=self.device,
-            precision=parts.precision_of(self.values, self.device),
-        )
+        predictor = asking(net, self.values, self.device, self.memory)
         samples = eval_samples(
             self.dataset,
-            mean=net.pixels.mean,
-            std=net.pixels.std,
             workers=parts.workers_of(self.values),
             rank=self.team.rank,
             world=self.team.size,
@@ -264,14 +257,16 @@ class Watch:
         labels = self.dataset.labels
         score = evaluate(
             samples,
-            lambda sample: predictor(sample.image),
+            lambda together: predictor.labels([s.image for s in together], verify=False),
             num_classes=labels.num_classes,
             ignore_label=labels.ignore_label,
             device=self.device,
+            batch=self.memory.batch,
             on_image=self.keep,
             should_stop=self.stop,
             team=self.team,
         )
+        predictor.verify()
         found = iou(score.matrix)
         return {
             "miou": mean_iou(score.matrix),

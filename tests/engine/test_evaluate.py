@@ -50,9 +50,14 @@ def oracle(given: list[Sample]) -> tuple[list[list[int]], int]:
 
 
 def run(given: Any, **more: Any) -> Score:
+    def predict(together: list[Sample]) -> Iterator[torch.Tensor]:
+        for sample in together:
+            refined = more.get("refine") is not None
+            yield sample.probabilities if refined else sample.probabilities.argmax(0)
+
     return evaluate(
         given,
-        lambda sample: sample.probabilities,
+        predict,
         num_classes=CLASSES,
         ignore_label=255,
         device="cpu",
@@ -179,7 +184,7 @@ def test_wide_labels() -> None:
     wide = Sample("w", np.array([[0, 65535]], np.uint16), torch.rand(CLASSES, 1, 2))
     score = evaluate(
         [wide],
-        lambda sample: sample.probabilities,
+        lambda together: [sample.probabilities.argmax(0) for sample in together],
         num_classes=CLASSES,
         ignore_label=65535,
         device="cpu",

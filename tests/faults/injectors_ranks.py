@@ -84,13 +84,13 @@ def _slow_images(seconds: str) -> None:
     """Every evaluated image takes so long."""
     from segkit.inference.predictor import Predictor
 
-    predict = Predictor.__call__
+    labels = Predictor.labels
 
-    def slow(self: Any, image: Any) -> Any:
-        time.sleep(float(seconds))
-        return predict(self, image)
+    def slow(self: Any, images: Any, **how: Any) -> Any:
+        time.sleep(len(images) * float(seconds))
+        return labels(self, images, **how)
 
-    Predictor.__call__ = slow  # type: ignore[method-assign]
+    Predictor.labels = slow  # type: ignore[method-assign]
 
 
 def _other_value(argument: str) -> None:

@@ -4,7 +4,7 @@ The sample at a position of a stage's endless stream is a pure function, so the 
 a resume in mid-epoch or another rank layout change nothing, and skipping ahead costs nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from segkit.data.dataset import Dataset as Dataset  # also for those who import it from here
-from segkit.data.normalise import normalise
 from segkit.data.workers import PREFETCH, Note, in_order, shared_array
 from segkit.errors import ConfigError, DataError, EnvironmentFault, SegkitError
 from segkit.randomness import generator, integer
@@ -58,13 +57,22 @@ class Batch:
 
 @dataclass(frozen=True)
 class EvalSample:
-    """``image`` is the normalised ``rgb``, at the image's own size like ``label``."""
+    """``rgb`` uint8 [H, W, 3] and ``label`` [H, W], whole and at their own size."""
 
     index: int
     id: str
-    image: Tensor
     rgb: np.ndarray
     label: np.ndarray
+
+    @property
+    def image(self) -> Tensor:
+        """``rgb`` as the predictor takes it, uint8 [3, H, W]: the same bytes, not normalised.
+
+        Bytes, of which the predictor makes floats for what the network is about to see: they are a
+        quarter of the floats, and a picture may have hundreds of millions of pixels.
+        """
+        rgb = self.rgb if self.rgb.flags.writeable else self.rgb.copy()
+        return torch.from_numpy(rgb).permute(2, 0, 1)
 
 
 @lru_cache(maxsize=4)
@@ -155,8 +163,6 @@ def train_batches(
 def eval_samples(
     dataset: Dataset,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
     workers: int = 0,
     rank: int = 0,
     world: int = 1,
@@ -182,7 +188,7 @@ def eval_samples(
         timeout=timeout,
         should_stop=should_stop,
     )
-    return _eval_samples(dataset, results, mean, std)
+    return _eval_samples(dataset, results)
 
 
 def _batches(
@@ -206,14 +212,10 @@ def _batches(
 def _eval_samples(
     dataset: Dataset,
     results: Iterator[tuple[int, np.ndarray, np.ndarray]],
-    mean: Sequence[float],
-    std: Sequence[float],
 ) -> Iterator[EvalSample]:
     try:
         for index, rgb, label in results:
-            # Here and not in the worker: bytes are a quarter of what floats would be in the pipe.
-            image = np.ascontiguousarray(normalise(rgb, mean, std).transpose(2, 0, 1))
-            yield EvalSample(index, str(dataset.ids[index]), torch.from_numpy(image), rgb, label)
+            yield EvalSample(index, str(dataset.ids[index]), rgb, label)
     finally:
         results.close()  # type: ignore[attr-defined]
 

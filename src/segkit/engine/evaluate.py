@@ -56,8 +56,8 @@ class Score:
     """``matrix`` int64 [C, C] on the CPU (rows truth, columns prediction).
 
     ``pixels`` counts those not ignored. ``seconds``: ``data`` (waiting for samples), ``predict``,
-    ``refine`` (waiting for the refining stage) and ``total``. ``counts`` has what each counter
-    counted in all processes, on the CPU.
+    ``refine`` (waiting for the refining stage) and ``total``; a GPU works on beside all of them.
+    ``counts`` has what each counter counted in all processes, on the CPU.
     """
 
     matrix: Tensor
@@ -82,26 +82,32 @@ class _Clock:
         return {**self.seconds, "total": time.monotonic() - self.began}
 
 
+# Counting widens labels to 64 bits: so many pixels at a time.
+COUNTED_PIXELS = 2**22
+
+
 def evaluate(
     samples: Iterable[Sample],
-    predict: Callable[[Sample], Tensor],
+    predict: Callable[[list[Sample]], Iterable[Tensor]],
     *,
     num_classes: int,
     ignore_label: int,
     device: torch.device | str,
+    batch: int = 1,
     refine: Refine[Sample] | None = None,
     counters: Mapping[str, Counter] = MappingProxyType({}),
     on_image: Callable[[Sample, Tensor], None] = lambda *_: None,
     should_stop: Callable[[], bool] = lambda: False,
     team: Alone = ALONE,
 ) -> Score:
-    """Score ``predict`` (sample -> probabilities [C, H, W] at the label's size) on ``samples``.
+    """Score ``predict`` on ``samples``, of which it gets up to ``batch`` at a time.
 
-    With ``refine``, label maps come from it instead of the largest probability. ``counters`` (the
-    same names in every process) and then ``on_image`` see every sample with its label map [H, W].
-    Raises DataError if there is nothing to evaluate or a map does not fit its label, StopRequested
-    between images once ``should_stop()`` in any process of the ``team``, whose members evaluate a
-    share of the images each. All get the same score.
+    It gives for each, in order, the label map [H, W] at the label's size; with ``refine`` the
+    probabilities [C, H, W], and label maps come from there. ``counters`` (the same names in every
+    process) and then ``on_image`` see every sample with its label map. Raises DataError if there is
+    nothing to evaluate or a map does not fit its label, StopRequested between batches once
+    ``should_stop()`` in any process of the ``team``, whose members evaluate a share of the images
+    each. All get the same score.
     """
     confusion = ConfusionMatrix(num_classes, ignore_label, device)
     images = 0
@@ -113,27 +119,30 @@ def evaluate(
         if truth.shape != labels.shape:
             what = f"label {tuple(truth.shape)}, prediction {tuple(labels.shape)}"
             raise DataError("SIZE", sample.id, what, "each pixel is scored at the label's own size")
-        confusion.update(labels, truth)
+        rows = max(1, COUNTED_PIXELS // max(1, truth.shape[-1]))
+        for part, true in zip(labels.split(rows), truth.split(rows), strict=True):
+            # As narrow as they are; they are widened where they are counted.
+            confusion.update(part.to(device), true.to(device))
         for counter in counters.values():
             counter.update(sample, labels)
         images += 1
         team.beat()
         on_image(sample, labels)
 
-    for sample in samples:
+    for together in _batches(samples, batch):
         if should_stop():
             break
         clock.spent("data")
-        probabilities = predict(sample)
-        if refine is None:
-            count(sample, probabilities.argmax(0))
+        for sample, found in zip(together, predict(together), strict=True):
+            if refine is None:
+                count(sample, found)
+                continue
             clock.spent("predict")
-            continue
+            refine.submit(sample, found)
+            for ready in refine.ready():
+                count(*ready)
+            clock.spent("refine")
         clock.spent("predict")
-        refine.submit(sample, probabilities)
-        for ready in refine.ready():
-            count(*ready)
-        clock.spent("refine")
     if refine is not None:
         for ready in refine.results():
             count(*ready)
@@ -151,3 +160,14 @@ def evaluate(
         raise DataError("VOID", "evaluation", f"{images} images without one labelled pixel")
     counts = {name: team.sum(counters[name].counts().cpu()) for name in sorted(counters)}
     return Score(matrix, images, pixels, clock.all(), counts)
+
+
+def _batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    together: list[Sample] = []
+    for sample in samples:
+        together.append(sample)
+        if len(together) == size:
+            yield together
+            together = []
+    if together:
+        yield together
