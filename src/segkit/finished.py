@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from segkit.data.files import open_file, read_text
+from segkit.data.files import open_file
+from segkit.errors import DataError
 from segkit.lock import Lock
 from segkit.report.names import make_folder, prediction_path
 from segkit.whole_files import append, write_whole
@@ -101,11 +102,16 @@ def _encoded(line: Line) -> bytes:
 def _read(path: Path) -> dict[str, Line]:
     if not path.exists() or not path.stat().st_size:
         return {}
-    lines = (_line(text) for text in read_text(path, _MOST_BYTES).splitlines())
+    with open_file(path) as file:
+        raw = file.read(_MOST_BYTES + 1)
+    if len(raw) > _MOST_BYTES:
+        what = f"a record of more than {_MOST_BYTES} bytes"
+        raise DataError("RECORD", path, what, "remove it; all pictures are then done again")
+    lines = (_line(text) for text in raw.splitlines())
     return {line.id: line for line in lines if line is not None}
 
 
-def _line(text: str) -> Line | None:
+def _line(text: bytes) -> Line | None:
     """A line of the record, or None for what is none: the disk ended in the middle of it, say."""
     try:
         line = Line(**json.loads(text))

@@ -26,7 +26,7 @@ from segkit.errors import (
 )
 from segkit.finished import Finished, digest_of, digest_of_file
 from segkit.limits import fault_of
-from segkit.protocol import crf_pool, predictor_of, scales_of
+from segkit.protocol import crf_stage, predictor_of, scales_of
 from segkit.ranks import place
 from segkit.restored import Trained
 from segkit.sources import Photo, Source, VideoFile
@@ -103,7 +103,7 @@ def _fault_of_input(error: Exception, where: Path) -> SegkitError | None:
     memory = isinstance(found, EnvironmentFault) and found.name == "MEMORY"
     if found is None or not (own or memory):
         return None
-    if str(where) in found.where:
+    if found.where == str(where):
         return found
     what = f"{found.where}: {found.what}" if found.where else found.what
     return type(found)(found.name, where, what, found.fix)
@@ -144,7 +144,7 @@ class Segmenting:
         tally: Tally,
         stop: Stop,
     ) -> None:
-        self.trained, self.values = trained, values
+        self.trained, self.values, self.device = trained, values, device
         self.keeper, self.finished, self.tally, self.stop = keeper, finished, tally, stop
         self.predictor = predictor_of(trained, values, device)
         self.pool: Any = None
@@ -155,7 +155,7 @@ class Segmenting:
             silent = not sys.stderr.isatty()
             self.bar = stack.enter_context(tqdm(total=len(sources), unit="img", disable=silent))
             if self.values["crf"]:
-                self.pool = stack.enter_context(crf_pool(self.values, self.stop))
+                self.pool = stack.enter_context(crf_stage(self.values, self.device, self.stop))
             for source in sources:
                 with self.tally.input(source.where):
                     self._source(source)
