@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -82,7 +83,10 @@ def _told(side: Side) -> str:
 
 def sides_of(words: Sequence[str]) -> list[Side]:
     """A side for each word, its scores joined by commas; says on stderr what it took of a run."""
-    named = [[word] if Path(word).exists() else word.split(",") for word in words]
+    # os.path: a Path raises where joined names are longer than a name may be.
+    named = [[word] if os.path.exists(word) else word.split(",") for word in words]  # noqa: PTH110
+    if not all(name for names in named for name in names):
+        raise ConfigError("USAGE", "compare", "a side without a name", "segkit compare A B")
     found = {name: [read(path) for path in candidates(name)] for names in named for name in names}
     chosen = taken(found)
     return [
@@ -96,11 +100,11 @@ def candidates(name: str) -> list[Path]:
     path = Path(name)
     with suppress(RuntimeError):  # ~ of nobody known here
         path = path.expanduser()
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113
         return [path]
-    if not path.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112
         what = "no such run, folder or file"
-        raise DataError("NO-SCORE", name or "compare", what, "a run, or the path of a score.json")
+        raise DataError("NO-SCORE", name, what, "a run, or the path of a score.json")
     if (path / "score.json").is_file():
         return [path / "score.json"]
     found = sorted(path.glob("scores/*/score.json"))

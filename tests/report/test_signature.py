@@ -69,6 +69,7 @@ OTHER = {
     "config": "deadbeef",
     "scored": "average",
     "skipped": 1,
+    "window": {"size": 513, "overlap": 0.33, "weighting": "uniform"},
 }
 
 
@@ -142,7 +143,20 @@ def test_which_weights_are_scored_is_said_where_there_is_a_choice():
     assert "scored" not in BASE.to_dict()
 
 
-@pytest.mark.parametrize("change", [{"window": 3}, {"flip": ...}], ids=["unknown", "missing"])
+def test_windows_are_said_where_there_are_any():
+    windows = replace(BASE, window={"size": 513, "overlap": 0.33, "weighting": "uniform"})
+    assert "| mg 1,2,4 | window 513/0.33 uniform fit | ms " in str(windows)
+    read = Signature.from_dict(json.loads(json.dumps(windows.to_dict())))
+    assert read == windows
+    assert str(read) == str(windows)
+    for field, value in {"size": 257, "overlap": 0.5, "weighting": "linear"}.items():
+        assert str(replace(windows, window={**windows.window, field: value})) != str(windows)
+    # Scores from before there were windows stay as they are, line and document.
+    assert "window" not in BASE.to_dict()
+    assert "| whole fit |" in str(BASE)
+
+
+@pytest.mark.parametrize("change", [{"frame": 3}, {"flip": ...}], ids=["unknown", "missing"])
 def test_documents_of_another_version_are_named(change):
     document = BASE.to_dict()
     for key, value in change.items():
