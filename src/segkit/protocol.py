@@ -89,9 +89,12 @@ def slug(values: parts.Values, trained: Trained) -> str:
     The hash is over everything that can change the score, so that no score replaces another's.
     """
     flags = [name for name in ("ms", "flip", "crf") if values[name]]
+    window = values["eval"]["window"]
     own = [f"os{values['os']}"] if values["os"] else []
+    own += [f"window{window['size']}"] if window["size"] else []
     asked = {k: values[k] for k in ("tta", "densecrf", "eval", "dataset", "precision", "device")}
-    asked["eval"] = {k: v for k, v in values["eval"].items() if k != "weights"}
+    free = ("weights", "batch", "boundaries", "report", *(() if window["size"] else ("window",)))
+    asked["eval"] = {k: v for k, v in values["eval"].items() if k not in free}
     asked["dataset"] = {k: v for k, v in values["dataset"].items() if k not in FEEDING_KEYS}
     scored = [trained.step, *([trained.scored] if trained.scored else [])]
     exact = hashlib.sha256(json.dumps([asked, *scored], sort_keys=True, default=str).encode())
@@ -149,4 +152,5 @@ def sign(score: Score, trained: Trained, values: parts.Values, device: torch.dev
         segkit=segkit.__version__,
         torch=torch.__version__,
         config=trained.digest,
+        window=values["eval"]["window"] if values["eval"]["window"]["size"] else None,
     )

@@ -17,7 +17,7 @@ from segkit.errors import DataError
 # Kept readable inside a part; everything else is written %XX, so that no name can fake a part.
 _PLAIN = "+,/:@~()"
 # Fields that a document has where they say something.
-_OPTIONAL = {"scored", "skipped"}
+_OPTIONAL = {"scored", "skipped", "window"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,8 @@ class Signature:
     step; ``scored`` is ``average`` or ``raw`` where it holds an average of the weights beside the
     weights themselves, and else None, which is not written; ``skipped`` counts the images that
     could not be read and were left out on demand, and is not written where there is none;
+    ``window`` has ``size``, ``overlap`` and ``weighting`` of sliding windows, each padded by
+    ``pad``, and is None and not written for whole images;
     ``config`` the hash of the training's
     config where known; ``device`` the kind (``cpu``, ``cuda``), ``precision`` what the network
     computed in.
@@ -60,6 +62,7 @@ class Signature:
     config: str | None = None
     scored: str | None = None
     skipped: int = 0
+    window: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
         return " | ".join((*self.subject(), *self.protocol(), *self.origin()))
@@ -77,7 +80,7 @@ class Signature:
         return (
             f"os {_list(self.train_os)}->{self.eval_os}",
             f"mg {_list(self.multi_grid)}",
-            f"whole {_text(self.pad)}",
+            f"{_window(self.window)} {_text(self.pad)}",
             f"ms {_list(self.scales)} {_text(self.fusion)}",
             "flip" if self.flip else "no flip",
             _crf(self.crf),
@@ -106,6 +109,9 @@ class Signature:
             del document["scored"]
         if not self.skipped:
             del document["skipped"]
+        document["window"] = self.window and dict(self.window)
+        if self.window is None:
+            del document["window"]
         return document
 
     @classmethod
@@ -191,6 +197,14 @@ def _text(value: object) -> str:
 
 def _list(values: Sequence[float] | None) -> str:
     return "none" if values is None else ",".join(_text(value) for value in values)
+
+
+def _window(window: Mapping[str, Any] | None) -> str:
+    if window is None:
+        return "whole"
+    known = dict(window)
+    size, overlap = _text(known.pop("size")), _text(known.pop("overlap"))
+    return f"window {size}/{overlap} {_text(known.pop('weighting'))}"
 
 
 def _crf(crf: Mapping[str, Any] | None) -> str:
