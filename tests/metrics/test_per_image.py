@@ -62,7 +62,7 @@ def test_more_than_255_classes_and_many_pixels() -> None:
     truth[0] = 65535
     counter.update(Sample(truth), torch.full((4, 4), 299))
     assert counter.counts()[0, 299].tolist() == [12, 0, 0]
-    large = np.ones((4200, 4200), np.uint8)
+    large = np.ones((4201, 4201), np.uint8)  # odd: no float32 is this number
     counter = PerImage(1, 2, VOID)
-    counter.update(Sample(large), torch.ones(4200, 4200, dtype=torch.uint8))
-    assert counter.counts()[0].tolist() == [[0, 0, 0], [4200 * 4200, 0, 0]]
+    counter.update(Sample(large), torch.ones(4201, 4201, dtype=torch.uint8))
+    assert counter.counts()[0].tolist() == [[0, 0, 0], [4201 * 4201, 0, 0]]
