@@ -258,7 +258,7 @@ def run(call: Call) -> int:
 
 def start(command: str, composed: Any, trusted: Sequence[str]) -> int:
     """The task, here or in ``devices`` processes."""
-    if composed.values["devices"] > 1 and ranks.place().size == 1:
+    if composed.values.get("devices", 1) > 1 and ranks.place().size == 1:
         from segkit.launch import launch
 
         return launch(command, composed, trusted)

@@ -14,6 +14,8 @@ def groups_of(command: str) -> tuple[str, ...]:
     """The groups of ``command``'s root config."""
     if command == "train":
         return GROUPS
+    if command == "export":
+        return ("dataset", "os")
     return (
         ("dataset", "os", "runtime") if command in ("eval", "submit", "crf") else ("os", "runtime")
     )

@@ -128,10 +128,11 @@ def check_leaves(values: Mapping[str, Any]) -> Iterator[ConfigError]:
 
 def check_agreements(values: Mapping[str, Any]) -> Iterator[ConfigError]:
     """Rules over more than one key, and over keys with a grammar of their own."""
-    yield from check_device(str(values["device"]))
+    yield from check_device(str(values.get("device", "auto")))
     yield from check_name(values.get("name"))
     yield from check_dataset(values.get("dataset") or {})
-    yield from check_protocol(values)
+    if "tta" in values:
+        yield from check_protocol(values)
     if "schedule" in values:
         yield from check_schedule(values)
 
@@ -144,11 +145,11 @@ def check_device(device: str) -> Iterator[ConfigError]:
 
 def check_processes(values: Mapping[str, Any]) -> Iterator[ConfigError]:
     """``devices=N`` starts processes, or a launcher has; they must share every batch equally."""
-    found = place().size
-    if found > 1 and values["devices"] not in (1, found):
-        what = f"{values['devices']} asked for, the launcher started {found} processes"
+    found, asked = place().size, values.get("devices", 1)
+    if found > 1 and asked not in (1, found):
+        what = f"{asked} asked for, the launcher started {found} processes"
         yield ConfigError("DEVICES", "devices", what, "leave it out under torchrun")
-    ranks = max(values["devices"], found)
+    ranks = max(asked, found)
     if ranks == 1 or "schedule" not in values:
         return
     for number, stage in enumerate(values["schedule"]["stages"]):

@@ -25,6 +25,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "eval.weights": ("auto", "average", "raw"),
     "eval.window.weighting": ("uniform", "linear"),
     "format": ("onnx", "torch", "both"),
+    "outputs": ("logits", "labels"),
     "schedule.policy": ("poly", "step", "constant"),
     "schedule.stages.*.bn": ("train", "frozen_stats", "frozen"),
     "schedule.rules.*.kind": ("any", "weight", "depthwise", "bias", "norm"),
@@ -246,16 +247,22 @@ class Train(Common):
 
 
 @dataclass
-class Infer(Common):
-    """What eval and predict share: a checkpoint and a protocol."""
+class Given:
+    """A trained network: which checkpoint, at which stride, and where results go."""
 
     ckpt: str | None = doc("run or checkpoint folder (null: the newest finished run)")
     ckpt_kind: str = doc("last or best", "last")
     os: int | None = doc("output stride (null: the run's own)")
+    out: str | None = doc("output folder (null: inside the run)")
+
+
+@dataclass
+class Infer(Given, Common):
+    """What eval and predict share: a checkpoint and a protocol."""
+
     ms: bool = doc("multi-scale inputs (tta.scales)", False)
     flip: bool = doc("add the mirrored image", False)
     crf: bool = doc("dense CRF afterwards (densecrf.*)", False)
-    out: str | None = doc("output folder (null: inside the run)")
     eval: Evaluation = field(default_factory=Evaluation)
 
 
@@ -293,10 +300,22 @@ class Crf(Infer):
 
 
 @dataclass
-class Export(Infer):
-    """``segkit export``."""
+class Weights:
+    """Of an evaluation's keys the one that says which network is meant."""
 
+    weights: str = doc("average, raw (as trained), or auto: the average where there is one", "auto")
+
+
+@dataclass
+class Export(Given):
+    """``segkit export``. It works on the CPU, and asks the network in no way of its own."""
+
+    runs: str = doc("folder that holds the runs", "runs")
+    dataset: Any = None
     format: str = doc("onnx, torch (torch.export) or both", "onnx")
+    outputs: str = doc("logits [B,C,H,W], or labels [B,H,W]", "logits")
+    check: str | None = doc("image the file is checked on (null: one of the run's own data)")
+    eval: Weights = field(default_factory=Weights)
 
 
 ROOTS: dict[str, type] = {

@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,16 +25,19 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.tmp")
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, check: Callable[[bytes], None] | None = None) -> None:
     """Put ``data`` at ``path``: after a kill at any moment the old content or the new is there.
 
     A link at ``path`` is replaced, never followed. Raises EnvironmentFault (disk full,
-    unwritable, folder gone), with ``path`` untouched.
+    unwritable, folder gone), with ``path`` untouched. ``check`` is given what can be read back
+    before it has its name; what it raises leaves ``path`` untouched, too.
     """
     fresh = temporary(path)
     with faults(path, len(data)):
         try:
             write_new(fresh, data)
+            if check is not None:
+                check(fresh.read_bytes())
             fresh.replace(path)
             sync_folder(path.parent)
         finally:

@@ -113,7 +113,8 @@ def resized(images: Tensor, scale: float) -> Tensor:
     """Aligned corners and (side − 1)·scale + 1: 513 becomes 385 and 257 (facts §2.8)."""
     if scale == 1:
         return images
-    size = [int((side - 1) * scale + 1) for side in images.shape[2:]]
+    # torch's own truncation: int() would make a constant of it in an exported network.
+    size = [torch.sym_int((side - 1) * scale + 1) for side in images.shape[2:]]
     return F.interpolate(images, size, mode="bilinear", align_corners=True)
 
 
