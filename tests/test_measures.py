@@ -98,7 +98,7 @@ def test_every_number_is_a_share_and_strict_json() -> None:
     assert len(fields["trimap"]["miou"]) == len(fields["trimap"]["pixel_accuracy"]) == 40
     assert set(fields["iiou"]["categories"]) == {"human", "vehicle"}
     found = list(numbers(fields))
-    assert len(found) > 200
+    assert len(found) > 150
     assert all(0 <= number <= 1 for number in found)
     assert 0 < fields["iiou"]["classes"]["car"] < 1
 
