@@ -23,7 +23,12 @@ def log_lines(path: Path, last_step: int) -> list[dict[str, Any]]:
     found = [line for line in found if isinstance(line.get("step"), int)]
     found = [line for line in found if line["step"] <= last_step]
     every = max(1, -(-len(found) // _MOST))
-    return [line for n, line in enumerate(found) if n % every == 0 or "validation" in line]
+    last = len(found) - 1
+    return [
+        line
+        for number, line in enumerate(found)
+        if number % every == 0 or number == last or "validation" in line
+    ]
 
 
 def _stretches(path: Path) -> Iterator[bytes]:
