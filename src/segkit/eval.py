@@ -2,9 +2,10 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,13 +23,17 @@ from segkit.engine.evaluate import Counter, Score, evaluate
 from segkit.engine.signals import Stop, StopRequested, stopping
 from segkit.engine.team import Alone
 from segkit.errors import ConfigError, ExitCode
+from segkit.eval_report import gallery_of, write_report
 from segkit.inputs import Input, scored_input
+from segkit.measures import counters_of, images_text, measured
 from segkit.metrics.confusion import iou, mean_iou
 from segkit.protocol import crf_pool, predictor_of, sign, slug
 from segkit.record import notice
+from segkit.report.gallery import Spool
 from segkit.report.names import make_folder, prediction_path
 from segkit.report.pictures import encode_png, palette_png, panel
 from segkit.report.signature import Signature, score_document, score_line
+from segkit.report.summary import summary
 from segkit.report.tables import print_class_table
 from segkit.restored import Trained
 from segkit.whole_files import refuse_links, write_whole
@@ -64,19 +69,34 @@ def work(composed: Composed, team: Alone) -> int:
     with team.phase("the colour baseline"):
         baseline = colour_baseline(dataset, values) if with_baseline else None
 
-    with stopping(patient=team.size > 1) as stop:
+    counters = counters_of(values, dataset)
+    with Spool() as spool, stopping(patient=team.size > 1) as stop:
         try:
             with team.phase("evaluating"):
-                score = stop.wait(run, dataset, trained, values, device, out, stop, team)
+                score = stop.wait(
+                    run, dataset, trained, values, device, out, stop, team, spool, counters
+                )
         except StopRequested:
             team.agree(stop)  # on the signal, where only another process got it
             raise stop.interrupted(out, "evaluation stopped, no score written") from None
+        with_page = values["eval"]["report"]
+        with team.phase("the report"):
+            gallery = gallery_of(score, dataset, spool, team) if with_page else []
     if team.leads:
         signature = sign(score, trained, values, device)
         signature = replace(signature, skipped=len(scored.skipped))
         if scored.skipped:
             print(scored)
-        report(score, signature, dataset, baseline, out)
+        show = partial(
+            write_report,
+            out,
+            trained=trained,
+            values=values,
+            colours=dataset.labels.colours,
+            gallery=gallery,
+            device=device,
+        )
+        report(score, signature, dataset, baseline, out, show if values["eval"]["report"] else None)
     return ExitCode.OK
 
 
@@ -100,6 +120,7 @@ def run(
     out: Path,
     stop: Stop,
     team: Alone,
+    spool: Spool,
     counters: Mapping[str, Counter] = MappingProxyType({}),
 ) -> Score:
     """One pass over the data set; with ``crf=true`` the CRF pool works beside the network."""
@@ -122,6 +143,8 @@ def run(
         def done(sample: EvalSample, prediction: Tensor) -> None:
             bar.update(team.size)
             pictures(sample, prediction)
+            if values["eval"]["report"]:
+                spool.keep(sample.index, prediction)
 
         def ask(together: list[EvalSample]) -> Iterable[Tensor]:
             images = [sample.image for sample in together]
@@ -190,9 +213,14 @@ def check_labels(dataset: Dataset, trained: Trained) -> None:
 
 
 def report(
-    score: Score, signature: Signature, dataset: Dataset, baseline: float | None, out: Path
+    score: Score,
+    signature: Signature,
+    dataset: Dataset,
+    baseline: float | None,
+    out: Path,
+    show: Callable[[dict[str, Any], str], Path] | None = None,
 ) -> None:
-    """``score.json``, the per-class table, and the signed score last."""
+    """``score.json``, the per-class table, the page that ``show`` makes, the signed score last."""
     miou = mean_iou(score.matrix)
     per_class = dict(zip(dataset.labels.names, iou(score.matrix), strict=True))
     document = score_document(
@@ -203,13 +231,18 @@ def report(
         pixels=score.pixels,
         confusion=score.matrix.tolist(),
         seconds=score.seconds,
+        measures=measured(score, dataset),
     )
     if baseline is not None:
         document["colour_baseline"] = baseline
+    write_whole(out / "images.json", images_text(score, dataset).encode())
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     write_whole(out / "score.json", text.encode())
     print_class_table(per_class, miou)
+    print(*summary(document), sep="\n")
     print(f"score: {out / 'score.json'}")
+    if show is not None:
+        print(f"report: {show(document, score_line(miou, signature))}")
     if baseline is not None:
         print(f"RGB histogram classifier fitted on the training images: mIoU {100 * baseline:.2f}")
     print(score_line(miou, signature), flush=True)
