@@ -29,6 +29,12 @@ def test_the_wheel_holds_every_config(site: Path) -> None:
     assert not (site / "tests").exists()
 
 
+def test_the_wheel_holds_the_page(site: Path) -> None:
+    place = "segkit/report/templates"
+    shipped = {p.name for p in (site / place).iterdir()}
+    assert shipped == {p.name for p in (ROOT / "src" / place).iterdir()} >= {"report.html.j2"}
+
+
 def test_an_installed_wheel_runs_the_quickstart(site: Path, tmp_path: Path) -> None:
     tiny = ["dataset.size=33", "dataset.count=8", "dataset.val.count=2", "augment.crop=33"]
     tiny += ["schedule.batch=4", "schedule.stages.0.steps=2", "schedule.stages.1.steps=1"]
@@ -48,3 +54,4 @@ def test_an_installed_wheel_runs_the_quickstart(site: Path, tmp_path: Path) -> N
         assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1].startswith("mIoU ")
     assert list(tmp_path.glob("runs/*/scores/*/score.json"))
+    assert list(tmp_path.glob("runs/*/scores/*/report.html"))
