@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from once import loaded_once
 from PIL import Image
 from test_predict_sources import film
 
 import segkit
-from segkit import cli
+from segkit import cli, parts, restored
 from segkit.data.images import read_image
 from segkit.errors import EnvironmentFault
 from segkit.inference.predictor import Predictor
@@ -34,6 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    loaded_once(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -84,8 +86,6 @@ def test_the_protocol_is_the_evaluations(run: Path) -> None:
     words = ["ms=true", "flip=true", "os=8"]
     evaluation = [f"ckpt={run}", "out=score", "workers=0", "eval.save_predictions=true", *words]
     assert cli.main(["eval", *evaluation, "eval.report=false", "device=cpu"]) == 0
-    from segkit import parts, restored
-
     trained = restored.load(
         restored.find(str(run), "runs", "last"),
         os=None,
@@ -485,13 +485,26 @@ def test_a_torn_record_costs_a_picture_at_the_most(
     assert kept == ["a", "b", "c"]
 
 
+def test_what_a_killed_call_left_half_written_is_removed(run: Path) -> None:
+    picture("p/in/a.png")
+    picture("p/b.png")
+    assert predict(run, "p") == 0
+    left = "overlay/in/.a.png.0123456789ab.tmp", ".predictions.jsonl.0123456789ab.tmp"
+    for name in left:
+        (Path("out") / name).write_text("torn")
+    (Path("out/overlay/.clip.mp4.0123456789ab.tmp")).mkdir()
+    (Path("out/overlay/.mine.tmp")).touch()
+    assert predict(run, "p") == 0
+    assert found(".*.tmp") == ["overlay/.mine.tmp"]
+
+
 def test_one_process_at_a_time_writes_into_a_folder(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from segkit.finished import Finished
 
     picture("a.png")
-    other = Finished(Path("out"), "x")
+    other = Finished(Path("out"), "x", [])
     assert predict(run, "a.png") == 6
     assert "ENV-OUT-LOCKED" in last_line(capsys)
     other.release()

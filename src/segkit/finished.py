@@ -7,7 +7,10 @@ what would come out otherwise.
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from segkit.data.files import open_file
 from segkit.errors import DataError
 from segkit.lock import Lock
 from segkit.report.names import make_folder, prediction_path
-from segkit.whole_files import append, write_whole
+from segkit.whole_files import LEFTOVER, append, write_whole
 
 RECORD = "predictions.jsonl"
 _MOST_BYTES = 2**30
@@ -36,15 +39,17 @@ class Line:
 class Finished:
     """The record in ``out``, and the right to write there: one process at a time has it.
 
-    Raises ``EnvironmentFault`` where another process works there, ``RefusedError`` for a link where
-    the record belongs.
+    What a killed process left half-written, in ``out`` itself or anywhere below ``folders`` of it,
+    is removed. Raises ``EnvironmentFault`` where another process works there, ``RefusedError`` for
+    a link where the record belongs.
     """
 
-    def __init__(self, out: Path, protocol: str) -> None:
+    def __init__(self, out: Path, protocol: str, folders: Iterable[str]) -> None:
         self.out, self.protocol = out, protocol
         make_folder(out)
         path = prediction_path(out, RECORD.removesuffix(".jsonl"), ".jsonl")
         self._lock = Lock(out / ".lock", "OUT-LOCKED", "wait for it, or choose another out=")
+        _clean(out, folders)
         self._path, self._lines = path, _read(path)
         # Without what a kill tore off, and without lines that later ones replace.
         write_whole(path, b"".join(map(_encoded, self._lines.values())))
@@ -78,6 +83,21 @@ class Finished:
         if file not in line.files or path.is_symlink() or not path.is_file():
             return False
         return path.stat().st_size == line.files[file]
+
+
+def _clean(out: Path, folders: Iterable[str]) -> None:
+    places = [out]
+    for name in folders:
+        # os.walk goes through no link but the one that it is given.
+        if not (out / name).is_symlink():
+            places += [Path(here) for here, _, _ in os.walk(out / name)]
+    for path in (entry for place in places for entry in place.glob(".*.tmp")):
+        if not re.fullmatch(LEFTOVER, path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def digest_of(value: Any) -> str:

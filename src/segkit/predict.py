@@ -8,8 +8,8 @@ from segkit.config import Composed
 from segkit.engine.signals import StopRequested, stopping
 from segkit.errors import ExitCode
 from segkit.finished import Finished
-from segkit.outputs import Outputs
-from segkit.protocol import crf_of
+from segkit.outputs import KINDS, Outputs
+from segkit.protocol import mean_field_of
 from segkit.segmenting import Segmenting, Tally, protocol_digest, refuse_several_processes
 from segkit.sources import sources_of
 from segkit.whole_files import refuse_links
@@ -39,13 +39,13 @@ def main(composed: Composed) -> int:
     if not values["out"]:
         refuse_links(trained.run, out)
     kinds = ["labels", *(k for k in ("overlay", "probabilities", "strip") if values[k])]
-    finished = Finished(out, protocol_digest(trained, values, device))
+    finished = Finished(out, protocol_digest(trained, values, device), KINDS)
     with stopping() as stop:
         work = Segmenting(
             trained,
             values,
             device,
-            keeper=Outputs(out, trained.labels, kinds, crf_of(values) if values["strip"] else None),
+            keeper=Outputs(out, trained.labels, kinds, mean_field_of(values, device)),
             finished=finished,
             tally=tally,
             stop=stop,

@@ -90,7 +90,7 @@ def written(trained: Trained, values: parts.Values, server: Server, device: torc
         for index, sample in enumerate(server.images.ids)
     ]
     tally = Tally(len(sources))
-    finished = Finished(out, digest)
+    finished = Finished(out, digest, ["results"])
     with stopping() as stop:
         work = Segmenting(
             trained, values, device, keeper=keeper, finished=finished, tally=tally, stop=stop
@@ -133,7 +133,8 @@ def report(path: Path, found: Checked) -> ExitCode:
         print(f"segkit: error[DATA-SUBMISSION]: {one_line(f'{where}: {what}')}", file=sys.stderr)
     if found.faults:
         where, what = found.faults[0]
-        said = f"{len(found.faults)} faults, the first: {where} {what}"
+        count = len(found.faults)
+        said = f"{count} fault{'s' if count > 1 else ''}, the first: {where} {what}"
         raise DataError("SUBMISSION", path, said, "the server would not take it")
     packed = f", {bytes_text(path.stat().st_size)}" if path.is_file() else ""
     print(f"{path}: {found.maps} label maps, sound{packed}")

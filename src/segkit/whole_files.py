@@ -14,6 +14,7 @@ from pathlib import Path
 from segkit.errors import EnvironmentFault, RefusedError
 from segkit.limits import fault_of
 
+LEFTOVER = r"\..*\.[0-9a-f]{12}\.tmp"  # what ``temporary`` makes
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -5,24 +5,17 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "prepare"))
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(Path(__file__).parent), *map(str, (TESTS, TESTS / "prepare"))]
 
-import small_sets as small
-
-from segkit import cli
-
-TEST = ["2008_000004", "2008_000006", "2010_000002"]
-TINY = (
-    *("experiment=quickstart", "log.tensorboard=false", "workers=0", "device=cpu"),
-    *("augment.crop=17", "schedule.batch=2", "eval.every=null"),
-    *("schedule.stages.0.steps=2", "schedule.stages.1.steps=1"),
-)
+import small_sets as small  # noqa: E402
+from once import loaded_once  # noqa: E402
+from small_servers import TEST, train  # noqa: E402
 
 
-def train(runs: Path, name: str, *words: str) -> Path:
-    """A run of three steps on ``words``, a data set; it finds several classes."""
-    assert cli.main(["train", *TINY, f"runs={runs}", f"name={name}", *words]) == 0
-    return runs / name
+@pytest.fixture(autouse=True)
+def each_network_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded_once(monkeypatch)
 
 
 @pytest.fixture(scope="session")

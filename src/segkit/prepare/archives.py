@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
@@ -30,6 +31,8 @@ from segkit.whole_files import temporary
 
 # A member's name to its place in the target folder, or None for what is not wanted.
 Pick = Callable[[str], str | None]
+# At most so many bytes of a member.
+Read = Callable[[int], bytes]
 
 _CHUNK = 1 << 20
 _MOST_PARTS = 32
@@ -131,10 +134,11 @@ def extract(archive: Path, into: Path, pick: Pick, budget: Budget) -> None:
             _extract_tar(stream, Judge(archive, budget), into, pick)
 
 
-def contents(archive: Path, budget: Budget) -> Generator[tuple[str, IO[bytes]], None, None]:
-    """Name and content of every file in a tar or zip, as ``extract`` judges them; writes nothing.
+def contents(archive: Path, budget: Budget) -> Generator[tuple[str, Read], None, None]:
+    """Name of every file in a tar or zip, as ``extract`` judges them, and what reads its beginning.
 
-    A content is read before the next is asked for. Raises what ``extract`` raises.
+    A file is read before the next is asked for; nothing is written. Raises what ``extract`` raises,
+    and so does reading.
     """
     judge = Judge(archive, budget)
     with open_file(archive) as file, _faults(archive):
@@ -145,19 +149,24 @@ def contents(archive: Path, budget: Budget) -> Generator[tuple[str, IO[bytes]], 
             yield from _contents_of_tar(_Bounded(file, _COMPRESSED.get(head[:2]), archive), judge)
 
 
-def _contents_of_tar(stream: "_Bounded", judge: Judge) -> Iterator[tuple[str, IO[bytes]]]:
+def _contents_of_tar(stream: "_Bounded", judge: Judge) -> Iterator[tuple[str, Read]]:
     _judge_whole_tar(stream, judge)
     for opened, member in stream.members():
         content = opened.extractfile(member) if member.isreg() else None
         if content is not None:
-            yield str(PurePosixPath(member.name)), content
+            yield str(PurePosixPath(member.name)), partial(_read, content, judge.archive)
 
 
-def _contents_of_zip(file: BinaryIO, judge: Judge) -> Iterator[tuple[str, IO[bytes]]]:
+def _contents_of_zip(file: BinaryIO, judge: Judge) -> Iterator[tuple[str, Read]]:
     with _zip(file, judge.archive, judge.budget) as opened:
         for name, member in _judged_zip(opened, judge).items():
             with opened.open(member) as content:
-                yield name, content
+                yield name, partial(_read, content, judge.archive)
+
+
+def _read(content: IO[bytes], archive: Path, most: int) -> bytes:
+    with _faults(archive):
+        return content.read(most)
 
 
 # -- tar -----------------------------------------------------------------------------------------

@@ -12,20 +12,19 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from PIL import Image
 
 from segkit.data.files import open_file
 from segkit.errors import DataError
-from segkit.prepare.archives import contents
+from segkit.prepare.archives import Read, contents
 from segkit.prepare.known import Budget
 from segkit.submission.servers import Server, Size
 
 # A label map of 2048x1024 pixels has 2 MiB before it is packed.
 MOST_MEMBER = 16 * 2**20
-Members = Generator[tuple[str, IO[bytes]], None, None]
+Members = Generator[tuple[str, Read], None, None]
 
 _MODES = ("P", "L")
 _PNG_END = b"IEND\xaeB`\x82"
@@ -51,14 +50,14 @@ def check(path: Path, server: Server, sizes: Mapping[str, Size]) -> Checked:
     """
     found, seen = Checked(), Counter[str]()
     with closing(_members(path, len(sizes), found)) as members:
-        for name, content in members:
+        for name, read in members:
             sample = server.sample_of(name)
             if sample is None:
                 expected = server.member(next(iter(sizes)))
                 found.fault(name, f"is no label map of {server.split}; one is called {expected}")
                 continue
             seen[sample] += 1
-            _check_map(name, content, sizes[sample], server.allowed, found)
+            _check_map(name, read, sizes[sample], server.allowed, found)
     for sample in sizes:
         if not seen[sample]:
             found.fault(server.member(sample), "is missing")
@@ -72,10 +71,10 @@ def check(path: Path, server: Server, sizes: Mapping[str, Size]) -> Checked:
 
 def values_of(path: Path, server: Server, images: int) -> Iterator[tuple[str, np.ndarray]]:
     """Image and classes [H, W] of every label map in a sound archive."""
-    for name, content in _members(path, images, Checked()):
+    for name, read in _members(path, images, Checked()):
         sample = server.sample_of(name)
         if sample is not None:
-            yield sample, server.classes(_decoded(content.read(MOST_MEMBER)))
+            yield sample, server.classes(_decoded(read(MOST_MEMBER)))
 
 
 def _members(path: Path, images: int, found: Checked) -> Members:
@@ -101,13 +100,13 @@ def _files(folder: Path, found: Checked) -> Members:
                 found.fault(member, "is a link, or no plain file")
             elif path.stat().st_size:
                 with open_file(path) as content:
-                    yield member, content
+                    yield member, content.read
             else:
-                yield member, io.BytesIO()
+                yield member, lambda _: b""
 
 
-def _check_map(name: str, content: IO[bytes], size: Size, allowed: range, found: Checked) -> None:
-    data = content.read(MOST_MEMBER + 1)
+def _check_map(name: str, read: Read, size: Size, allowed: range, found: Checked) -> None:
+    data = read(MOST_MEMBER + 1)
     if len(data) > MOST_MEMBER:
         found.fault(name, f"has more than {MOST_MEMBER} bytes")
         return
