@@ -27,7 +27,7 @@ from segkit.eval_report import gallery_of, write_report
 from segkit.inputs import Input, scored_input
 from segkit.measures import counters_of, images_text, measured
 from segkit.metrics.confusion import iou, mean_iou
-from segkit.protocol import crf_pool, predictor_of, sign, slug
+from segkit.protocol import crf_stage, predictor_of, sign, slug
 from segkit.record import notice
 from segkit.report.gallery import Spool
 from segkit.report.names import make_folder, prediction_path
@@ -137,7 +137,9 @@ def run(
         )
         silent = not (team.leads and sys.stderr.isatty())
         bar = stack.enter_context(tqdm(total=total, unit="img", disable=silent))
-        pool = stack.enter_context(crf_pool(values, stop)) if values["crf"] else None
+        crf = stack.enter_context(crf_stage(values, device, stop)) if values["crf"] else None
+        if crf is not None:
+            counters = {**counters, "crf": crf.taken}
         pictures = Pictures(dataset, values, out)
 
         def done(sample: EvalSample, prediction: Tensor) -> None:
@@ -148,7 +150,7 @@ def run(
 
         def ask(together: list[EvalSample]) -> Iterable[Tensor]:
             images = [sample.image for sample in together]
-            if pool is not None:
+            if crf is not None:
                 return predictor.probabilities(images)
             return predictor.labels(images, verify=False)
 
@@ -159,7 +161,7 @@ def run(
             ignore_label=dataset.labels.ignore_label,
             device=device,
             batch=predictor.memory.batch,
-            refine=pool,
+            refine=crf,
             counters=counters,
             on_image=done,
             should_stop=stop,

@@ -9,7 +9,7 @@ from PIL import Image
 
 from segkit.data.images import read_image
 from segkit.data.labels import LabelSet
-from segkit.inference.crf import DenseCrf
+from segkit.inference.crf_stage import MeanField
 from segkit.report.names import prediction_path
 from segkit.report.pictures import encode_labels, encode_png, overlay, strip
 from segkit.report.video import write_video
@@ -26,7 +26,7 @@ class Outputs:
     """Writes the files of ``kinds`` below ``out``; ``crf`` is what a strip is made with."""
 
     def __init__(
-        self, out: Path, labels: LabelSet, kinds: Sequence[str], crf: DenseCrf | None = None
+        self, out: Path, labels: LabelSet, kinds: Sequence[str], crf: MeanField | None = None
     ) -> None:
         self.out, self.labels, self.kinds, self.crf = out, labels, tuple(kinds), crf
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -16,10 +16,12 @@ from segkit.errors import without_secrets
 from segkit.identity import flatten
 from segkit.inference.crf import DenseCrf
 from segkit.inference.crf_pool import CrfPool
+from segkit.inference.crf_stage import CrfStage, MeanField, backend_text
 from segkit.inference.memory import Memory
 from segkit.inference.predictor import Predictor
 from segkit.inference.windows import Window
 from segkit.models.segmenter import Segmenter
+from segkit.record import notice
 from segkit.report.signature import Signature
 from segkit.restored import Trained
 from segkit.schema import FEEDING_KEYS
@@ -74,13 +76,39 @@ def crf_of(values: parts.Values) -> DenseCrf:
     return DenseCrf(**{f.name: node[f.name] for f in fields(DenseCrf)})
 
 
-def crf_pool(values: parts.Values, should_stop: Callable[[], bool]) -> CrfPool[Any]:
-    return CrfPool(
+def crf_stage(
+    values: parts.Values, device: torch.device, should_stop: Callable[[], bool]
+) -> CrfStage[Any]:
+    """The refining stage of ``crf=true``; what is taken is told on stderr."""
+
+    def make_pool() -> CrfPool[Any]:
+        return CrfPool(
+            crf_of(values),
+            workers=parts.crf_workers(),
+            timeout=values["worker_timeout"],
+            should_stop=should_stop,
+        )
+
+    return CrfStage(
         crf_of(values),
-        workers=parts.crf_workers(),
-        timeout=values["worker_timeout"],
+        values["densecrf"]["backend"],
+        device,
+        make_pool=make_pool,
         should_stop=should_stop,
+        say=notice,
     )
+
+
+def mean_field_of(values: parts.Values, device: torch.device) -> MeanField:
+    """What gives the states of mean field, for the papers' strip."""
+    return MeanField(crf_of(values), values["densecrf"]["backend"], device)
+
+
+def signed_crf(score: Score, values: parts.Values) -> dict[str, Any] | None:
+    """The backend that was taken and the parameters; a preset is nothing but these."""
+    if not values["crf"]:
+        return None
+    return {**asdict(crf_of(values)), "backend": backend_text(score.counts["crf"])}
 
 
 def slug(values: parts.Values, trained: Trained) -> str:
@@ -125,9 +153,6 @@ def origin_text(origin: Mapping[str, Any], longest: int = 8) -> str:
 def sign(score: Score, trained: Trained, values: parts.Values, device: torch.device) -> Signature:
     """Everything that could change the number."""
     config, net = trained.config, trained.net
-    crf = {k: v for k, v in values["densecrf"].items() if v is not None} if values["crf"] else None
-    if crf and crf["backend"] == "auto":
-        crf["backend"] = "pydensecrf"
     return Signature(
         dataset=data_name(values, trained),
         split=parts.split_of(values),
@@ -141,7 +166,7 @@ def sign(score: Score, trained: Trained, values: parts.Values, device: torch.dev
         scales=scales_of(values),
         fusion=values["tta"]["fusion"],
         flip=values["flip"],
-        crf=crf,
+        crf=signed_crf(score, values),
         weights=origin_text(trained.weights),
         checkpoint=trained.kind,
         step=trained.step,

@@ -68,8 +68,7 @@ class DenseCrf:
 
         They come from one run of mean field (v2 Fig. 5); 0 is the softmax of the clipped unary.
         """
-        if list(at) != sorted(set(at)) or not all(count >= 0 for count in at):
-            raise _wrong("iterations", list(at), "rising whole numbers, 0 or more")
+        self.check_counts(at)
         crf = self._lattice(rgb, probabilities)
         state = crf.startInference()
         found, done = [], 0
@@ -79,6 +78,11 @@ class DenseCrf:
             done = wanted
             found.append(np.array(state[0], np.float32).reshape(probabilities.shape))
         return found
+
+    def check_counts(self, at: Sequence[int]) -> None:
+        """ConfigError unless ``at`` are rising whole numbers."""
+        if list(at) != sorted(set(at)) or not all(count >= 0 for count in at):
+            raise _wrong("iterations", list(at), "rising whole numbers, 0 or more")
 
     def _lattice(self, rgb: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Any:
         """pydensecrf's own object for one image, with the unary and both kernels in it."""

@@ -26,7 +26,7 @@ from segkit.limits import fault_of
 
 POLL_SECONDS = 0.5
 
-Labels = NDArray[np.uint8] | NDArray[np.uint16]
+Labels = NDArray[np.integer[Any]]
 
 
 class Sample(Protocol):
