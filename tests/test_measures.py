@@ -220,3 +220,18 @@ def signature() -> Signature:
         weights="none", checkpoint="last", step=1, seed=0, precision="fp32", device="cpu",
         segkit="0", torch="0",
     )  # fmt: skip
+
+
+@pytest.mark.gpu
+def test_predictions_on_a_gpu_count_the_same() -> None:
+    data = Drawn(CITYSCAPES, 3)
+    counted = []
+    for device in ("cpu", "cuda"):
+        counters = counters_of(VALUES, data)
+        for index in range(3):
+            rgb, label = data.read(index)
+            sample = EvalSample(index, data.ids[index], rgb, label)
+            for counter in counters.values():
+                counter.update(sample, torch.from_numpy(data.guess(index)).to(device))
+        counted.append({name: counter.counts() for name, counter in counters.items()})
+    assert all(torch.equal(counted[0][name], counted[1][name]) for name in counted[0])
