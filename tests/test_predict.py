@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from segkit import cli, parts, restored
 from segkit.data.images import read_image
 from segkit.errors import EnvironmentFault
 from segkit.inference.predictor import Predictor
+from segkit.segmenting import Segmenting
 
 TINY = (
     *("experiment=quickstart", "name=tiny", "dataset.size=33", "dataset.count=8"),
@@ -173,6 +175,22 @@ def test_a_turned_picture_is_seen_upright(run: Path) -> None:
     shown = np.asarray(Image.open("out/overlay/t.png")).astype(int)
     assert labels.shape == (60, 20)
     assert shown[:25].mean() > shown[35:].mean() + 50, "the overlay lies over what a viewer shows"
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_frames(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+    write = Segmenting._write
+
+    def watched(self: Segmenting, *done: Any) -> None:
+        write(self, *done)
+        held.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20)
+
+    monkeypatch.setattr(Segmenting, "_write", watched)
+    film(Path("clip.avi"), 300)
+    assert predict(run, "clip.avi") == 0
+    assert len(held) == 300
+    assert held[-1] - held[50] < 10, "MiB"
 
 
 # -- broken inputs -------------------------------------------------------------------------------
@@ -410,7 +428,10 @@ def test_a_second_call_does_the_rest(run: Path, capsys: pytest.CaptureFixture[st
     }
 
 
-@pytest.mark.parametrize("word", ["flip=true", "os=16", "eval.pad=null", "crf=true"])
+SLOW = [pytest.param(word, marks=pytest.mark.slow) for word in ("os=16", "eval.pad=null")]
+
+
+@pytest.mark.parametrize("word", ["flip=true", "crf=true", *SLOW])
 def test_another_protocol_is_another_result(
     run: Path, capsys: pytest.CaptureFixture[str], word: str
 ) -> None:

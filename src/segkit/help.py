@@ -1,5 +1,6 @@
 """``segkit COMMAND --help``: groups with their choices and the scalars, without composing."""
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 
@@ -11,13 +12,19 @@ def command_help(command: str, summary: str, config_dir: str | None = None) -> s
     """The page as text."""
     root = ROOTS[command]
     groups = groups_of(command)
-    lines = [f"segkit {command} [key=value ...]: {summary}", "", "groups"]
+    lines = [f"segkit {command} [key=value ...]: {summary}", *story(root), "", "groups"]
     lines += [f"  {g:<18} {' '.join(choices_of(g, config_dir))}" for g in groups]
     lines += ["", "keys"]
     lines += [scalar_line(name, f) for name, f in documented(root) if name not in groups]
     nodes = [f.name for f in fields(root) if "help" not in f.metadata and f.name not in groups]
     lines += ["", f"nodes: {' '.join(nodes)}", f"all of it: segkit {command} --cfg job"]
     return "\n".join(lines)
+
+
+def story(root: type) -> list[str]:
+    """What a root says about its command below its first line."""
+    text = inspect.cleandoc(root.__doc__ or "").partition("\n\n")[2]
+    return ["", *text.splitlines()] if text else []
 
 
 def documented(root: type) -> Iterator[tuple[str, "Field[object]"]]:

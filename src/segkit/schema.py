@@ -273,7 +273,13 @@ class Eval(Infer):
 
 @dataclass
 class Predict(Infer):
-    """``segkit predict INPUT...``."""
+    """``segkit predict INPUT...``.
+
+    INPUT is an image (PNG, JPEG), a video, a folder of them, a quoted pattern ("photos/**/*.jpg"),
+    or - for a list on standard input, a path a line. Each picture NAME becomes labels/NAME.png
+    (class indices) and overlay/NAME.png; a frame of a video, NAME/frame-000123. Broken inputs are
+    named and left out. Typed again, the command does what is missing or would come out otherwise.
+    """
 
     inputs: list[str] = field(default_factory=list)
     overlay: bool = doc("write the picture under its label colours", True)
@@ -284,7 +290,17 @@ class Predict(Infer):
 
 @dataclass
 class Submit(Infer):
-    """``segkit submit voc|cityscapes``."""
+    """``segkit submit voc|cityscapes``.
+
+    Segments the test split (eval.split=val: another), packs the label maps as the server wants them
+    and checks the archive. The upload is by hand, with an account of the server's:
+      voc         results.tgz: results/VOC2012/Segmentation/comp6_test_cls/ID.png, palette PNGs of
+                  the classes 0..20, each of its image's size (host.robots.ox.ac.uk:8080)
+      cityscapes  results.zip: CITY_SEQUENCE_FRAME_leftImg8bit.png, grey PNGs of labelIds (never
+                  trainIds), 2048x1024 (www.cityscapes-dataset.com)
+    check=FILE looks at an archive or a folder from anywhere; dataset.root=/path says where the
+    images are.
+    """
 
     inputs: list[str] = field(default_factory=list)
     check: str | None = doc("validate this archive or folder instead of writing one")

@@ -124,7 +124,10 @@ def matrix_of(archive: Path, server: Server) -> list[list[int]]:
     return matrix
 
 
-@pytest.mark.parametrize("words", [(), ("ms=true", "flip=true", "tta.scales=[0.5,1,1.5]")])
+MORE = ("ms=true", "flip=true", "tta.scales=[0.5,1,1.5]")
+
+
+@pytest.mark.parametrize("words", [(), pytest.param(MORE, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["voc", "street"])
 def test_reading_the_archive_back_scores_as_eval_does(
     kind: str, words: tuple[str, ...], tmp_path: Path, request: pytest.FixtureRequest
