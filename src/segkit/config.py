@@ -32,6 +32,7 @@ from yaml import YAMLError
 
 from segkit.conf_files import GROUPS, choices_of, conf_dir, nearest
 from segkit.errors import ConfigError, hide
+from segkit.inference.crf_presets import with_preset
 from segkit.schema import FEEDING_KEYS, ROOTS
 from segkit.sound_yaml import key_places, sound_text, yaml_error
 
@@ -173,6 +174,9 @@ def plain(
     with environment_reads() as reads:
         values = OmegaConf.to_container(bare, resolve=True, throw_on_missing=True)
         assert isinstance(values, dict)
+        keys = {o.partition("=")[0].lstrip("+~") for o in typed}
+        if "densecrf" in values:
+            values["densecrf"] = with_preset(values["densecrf"], keys)
         written = dict(as_written(bare, values, reads) if reads else values)
     known = {f.name for f in fields(ROOTS[command])}
     if added := sorted(str(k) for k in values if k not in known):  # `+key=` steps past the schema

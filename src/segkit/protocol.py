@@ -123,6 +123,8 @@ def slug(values: parts.Values, trained: Trained) -> str:
     asked = {k: values[k] for k in ("tta", "densecrf", "eval", "dataset", "precision", "device")}
     free = ("weights", "batch", "boundaries", "report", *(() if window["size"] else ("window",)))
     asked["eval"] = {k: v for k, v in values["eval"].items() if k not in free}
+    # A preset is nothing but its parameters, which stand beside it.
+    asked["densecrf"] = {k: v for k, v in values["densecrf"].items() if k != "preset"}
     asked["dataset"] = {k: v for k, v in values["dataset"].items() if k not in FEEDING_KEYS}
     scored = [trained.step, *([trained.scored] if trained.scored else [])]
     exact = hashlib.sha256(json.dumps([asked, *scored], sort_keys=True, default=str).encode())

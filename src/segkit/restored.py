@@ -19,6 +19,7 @@ from segkit.engine import checkpoint
 from segkit.engine.record import read_status
 from segkit.errors import CheckpointError, ConfigError
 from segkit.identity import digest
+from segkit.inference import crf_presets
 from segkit.models.segmenter import Segmenter
 from segkit.models.weights import load_segmenter
 from segkit.record import notice
@@ -196,6 +197,7 @@ def inherit(command: Composed, run: Composed) -> dict[str, Any]:
         values["dataset"] = dict(values["dataset"]) | {"name": command.choices["dataset"]}
         return values
     typed = typed_keys(command)
+    typed |= crf_presets.keys_of(typed)
     for node in INHERITED:
         values[node] = _with_the_runs(dict(values[node]), run.values[node], node, typed)
     values["dataset"] = with_typed(copy.deepcopy(run.values["dataset"]), command.typed)
