@@ -11,10 +11,10 @@ from pathlib import Path
 
 from segkit.errors import EnvironmentFault
 
-# torch's CPU and CUDA allocators, C++, OpenCV, the dynamic linker.
+# torch's CPU and CUDA allocators, C++, OpenCV, the dynamic linker, cuDNN and cuBLAS.
 _MEMORY = re.compile(
     r"can't allocate memory|not enough memory|CUDA out of memory|std::bad_alloc"
-    r"|Insufficient memory|Cannot allocate memory|failed to map segment",
+    r"|Insufficient memory|Cannot allocate memory|failed to map segment|_STATUS_ALLOC_FAILED",
 )
 _THREADS = re.compile(r"can't start new thread|Resource temporarily unavailable")
 LESS_MEMORY = "lower schedule.batch, augment.crop or workers"

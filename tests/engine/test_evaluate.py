@@ -13,6 +13,7 @@ from segkit.engine.evaluate import Score, evaluate
 from segkit.engine.signals import StopRequested
 from segkit.engine.team import Alone
 from segkit.errors import DataError
+from segkit.metrics.confusion import ConfusionMatrix
 
 CLASSES = 4
 
@@ -94,6 +95,33 @@ def test_the_matrix_is_the_oracles(count: int) -> None:
     assert score.images == count
     assert score.matrix.dtype == torch.int64
     assert set(score.seconds) == {"data", "predict", "refine", "total"}
+
+
+@pytest.mark.parametrize("batch", range(1, 6))
+@pytest.mark.parametrize("count", range(1, 18))
+def test_batches_change_nothing(count: int, batch: int) -> None:
+    """E1: batches are full but for the last one, in order; the matrix is the oracle's."""
+    given = samples(count, seed=count)
+    together: list[list[str]] = []
+
+    def predict(asked: list[Sample]) -> list[torch.Tensor]:
+        together.append([sample.id for sample in asked])
+        return [sample.probabilities.argmax(0) for sample in asked]
+
+    seen: list[str] = []
+    score = evaluate(
+        iter(given),
+        predict,
+        num_classes=CLASSES,
+        ignore_label=255,
+        device="cpu",
+        batch=batch,
+        on_image=lambda sample, _: seen.append(sample.id),
+    )
+    assert (score.matrix.tolist(), score.pixels) == oracle(given)
+    assert score.images == count
+    assert seen == [sample.id for sample in given] == [name for part in together for name in part]
+    assert [len(part) for part in together[:-1]] == [batch] * (len(together) - 1)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9])
@@ -190,6 +218,32 @@ def test_wide_labels() -> None:
         device="cpu",
     )
     assert score.pixels == 1
+
+
+def test_large_maps_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, widest = samples(9), []
+    update = ConfusionMatrix.update
+
+    def watched(self: ConfusionMatrix, found: torch.Tensor, truth: torch.Tensor) -> None:
+        widest.append(truth.numel())
+        update(self, found, truth)
+
+    monkeypatch.setattr(ConfusionMatrix, "update", watched)
+    monkeypatch.setattr("segkit.engine.evaluate.COUNTED_PIXELS", 10)
+    assert run(given).matrix.tolist() == oracle(given)[0]
+    assert max(widest) <= 10
+
+
+def test_it_stops_between_batches() -> None:
+    seen: list[str] = []
+    with pytest.raises(StopRequested):
+        run(
+            samples(9),
+            batch=3,
+            should_stop=lambda: len(seen) >= 2,
+            on_image=lambda sample, _: seen.append(sample.id),
+        )
+    assert seen == ["s0", "s1", "s2"]
 
 
 def test_it_stops_between_images() -> None:

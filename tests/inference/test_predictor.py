@@ -5,8 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from segkit.data.normalise import Normalise, normalise
 from segkit.errors import ConfigError, DataError, NumericsError
+from segkit.inference.memory import Memory
 from segkit.inference.predictor import Predictor, resolve_pad, scaled_size
+from segkit.inference.windows import Window
 
 SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
@@ -112,6 +115,58 @@ def test_flip_of_a_symmetric_network_changes_no_bit(scales, fusion):
 def test_flip_is_batched_and_every_scale_is_run_once(net):
     Predictor(net, output_stride=8, scales=(0.5, 1.0), flip=True, pad=33)(picture(20, 30))
     assert net.calls == [(2, 3, 17, 17), (2, 3, 33, 33)]
+
+
+def batched(net, batch, **how):
+    return Predictor(net, output_stride=8, memory=Memory(torch.device("cpu"), batch), **how)
+
+
+@pytest.mark.parametrize("fusion", ["mean", "max"])
+@pytest.mark.parametrize("batch", range(1, 6))
+def test_batches_give_what_single_images_give_in_their_order(net, batch, fusion):
+    """E1: a network that sees pixels one by one gives the same bits."""
+    images = [picture(*size) for size in [(30, 20), (31, 20), (31, 22), (9, 9), (30, 20), (1, 1)]]
+    how = {"scales": (0.5, 1.0), "flip": True, "fusion": fusion, "pad": "fit"}
+    for one, tolerance in ((Pointwise(), 0), (net, 2e-6)):
+        many = list(batched(one, batch, **how).probabilities(images))
+        for image, found in zip(images, many, strict=True):
+            torch.testing.assert_close(found, batched(one, 1, **how)(image), rtol=0, atol=tolerance)
+            assert found.shape[1:] == image.shape[1:]
+
+
+def test_consecutive_images_of_one_padded_size_go_together(net):
+    sizes = [(33, 33), (30, 31), (26, 33), (33, 41), (33, 33), (33, 33), (33, 33), (33, 33)]
+    batched(net, 3, pad="fit", flip=True).labels([picture(*size) for size in sizes])
+    assert net.calls == [(6, 3, 33, 33), (2, 3, 33, 41), (6, 3, 33, 33), (2, 3, 33, 33)]
+
+
+@pytest.mark.parametrize("how", [{}, {"flip": True, "scales": (0.5, 1.0)}, {"fusion": "max"}])
+def test_labels_are_the_likeliest_classes(net, how):
+    image = picture(40, 50)
+    found = batched(net, 1, pad="fit", **how)
+    labels, probabilities = found.labels([image])[0], found(image)
+    assert labels.dtype == torch.uint8
+    assert torch.equal(labels.long(), probabilities.argmax(0))
+
+
+def test_labels_beyond_a_byte():
+    class Many(nn.Module):
+        def scores(self, x):
+            return {"out": torch.arange(300.0)[None, :, None, None].expand(len(x), 300, 2, 2)}
+
+    (labels,) = Predictor(Many(), output_stride=8).labels([picture(3, 4)])
+    assert labels.eq(299).all()
+
+
+@pytest.mark.parametrize("window", [None, Window(33)])
+def test_bytes_are_normalised_on_the_way(net, window):
+    rgb = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+    floats = torch.from_numpy(normalise(rgb.numpy(), mean, std).transpose(2, 0, 1).copy())
+    how = {"pad": "fit", "window": window, "normalise": Normalise(mean, std)}
+    found = batched(net, 2, **how)
+    assert torch.equal(found(rgb.permute(2, 0, 1)), found(floats))
+    assert net.calls[0][-2:] == ((33, 33) if window else (41, 57))
 
 
 def test_nothing_of_the_network_is_changed(net):

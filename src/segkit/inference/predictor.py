@@ -161,9 +161,8 @@ class Predictor:
                 continue
             at += len(group)
             for image, blocks in zip(group, seen, strict=True):
-                together = self.memory.batch if self.window else 1
                 work = partial(make, blocks, _size_of(image))
-                while (result := self._attempt(work, image, together)) is None:
+                while (result := self._attempt(work, image, self._windows_at_once(image))) is None:
                     pass
                 yield result
 
@@ -183,6 +182,10 @@ class Predictor:
                 break
             group.append(image)
         return group
+
+    def _windows_at_once(self, image: Tensor) -> int:
+        """Of a row of windows; 1 for whole images, whose scores are there by then."""
+        return min(self.memory.batch, len(self.window.starts(image.shape[2]))) if self.window else 1
 
     def _padded(self, image: Tensor) -> Size:
         return resolve_pad(self.pad, _size_of(image), self.output_stride)
@@ -263,16 +266,20 @@ class Predictor:
         The mirror is turned back before any resizing: cheaper, and a network that commutes with
         the flip then gives the same bits twice.
         """
-        x, count = resize(padded, scaled_size(_size_of(padded), scale)), len(padded)
+        size, count = scaled_size(_size_of(padded), scale), len(padded)
         if not self.flip:
-            yield self._scores(x)
+            yield self._scores(resize(padded, size))
         elif self.memory.flip_apart:
-            yield self._scores(x)
-            yield self._scores(x.flip(-1)).flip(-1)
+            yield self._scores(resize(padded, size))
+            yield self._scores(resize(padded, size).flip(-1)).flip(-1)
         else:
-            both = self._scores(torch.cat([x, x.flip(-1)]))
-            yield both[:count]
-            yield both[count:].flip(-1)
+            # Filled in turn: concatenating would hold all of it twice.
+            both = padded.new_empty(2 * count, 3, *size)
+            both[:count] = resize(padded, size)
+            both[count:] = both[:count].flip(-1)
+            scores = self._scores(both)
+            yield scores[:count]
+            yield scores[count:].flip(-1)
 
     def _scores(self, x: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
