@@ -35,11 +35,11 @@ def piped(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
 
 
 def film(path: Path, frames: int, size: tuple[int, int] = (32, 24)) -> Path:
-    """A video whose frame i is grey 10·i."""
+    """A video whose frame i is grey 10·i, up to 25."""
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 10, size)
     assert writer.isOpened()
     for number in range(frames):
-        writer.write(np.full((size[1], size[0], 3), 10 * number, np.uint8))
+        writer.write(np.full((size[1], size[0], 3), 10 * number % 250, np.uint8))
     writer.release()
     return path
 

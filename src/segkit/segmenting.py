@@ -25,8 +25,9 @@ from segkit.errors import (
     SegkitError,
 )
 from segkit.finished import Finished, digest_of, digest_of_file
+from segkit.inference.crf_stage import Taken
 from segkit.limits import fault_of
-from segkit.protocol import crf_stage, predictor_of, scales_of
+from segkit.protocol import crf_of, crf_stage, predictor_of, scales_of, window_of
 from segkit.ranks import place
 from segkit.restored import Trained
 from segkit.sources import Photo, Source, VideoFile
@@ -232,6 +233,7 @@ def tensor(rgb: np.ndarray, trained: Trained) -> Tensor:
 
 def protocol_digest(trained: Trained, values: parts.Values, device: torch.device) -> str:
     """A digest of all that a label map depends on, besides the picture."""
+    backend = Taken(values["densecrf"]["backend"], device)
     asked = {
         "checkpoint": digest_of_file(trained.path / MANIFEST),  # it has the sums of the weights
         "scored": trained.scored,
@@ -240,8 +242,8 @@ def protocol_digest(trained: Trained, values: parts.Values, device: torch.device
         "flip": values["flip"],
         "fusion": values["tta"]["fusion"],
         "pad": values["eval"]["pad"],
-        "window": values["eval"]["window"],
-        "crf": values["densecrf"] if values["crf"] else None,
+        "window": window_of(values),
+        "crf": [crf_of(values), backend.largest] if values["crf"] else None,
         "precision": parts.precision_of(values, device),
         "device": device.type,
         **parts.versions(),

@@ -31,7 +31,7 @@ def main(composed: Composed) -> int:
     """Write and check an archive, or check one that there is (``check=FILE``)."""
     values = composed.values
     refuse_several_processes(values, "submit")
-    name = name_of_server(values)
+    name = name_of_server(composed)
     if values["check"]:
         server = server_of(name, composed, None)
         path = restored.typed_path(values["check"])
@@ -48,16 +48,16 @@ def main(composed: Composed) -> int:
     return ExitCode.OK
 
 
-def name_of_server(values: parts.Values) -> str:
+def name_of_server(composed: Composed) -> str:
     """The server that was typed; ``ConfigError`` for keys that it leaves no choice of."""
-    words = values["inputs"]
+    words = composed.values["inputs"]
     if len(words) != 1 or words[0] not in SERVERS:
         what = f"{' '.join(words)!r} is no server" if words else "which server?"
         raise ConfigError("INPUT", "submit", what, f"type segkit submit {' or '.join(SERVERS)}")
-    if values["dataset"] is not None or values["eval"]["limit"] is not None:
-        key = "dataset" if values["dataset"] is not None else "eval.limit"
-        fix = "where its images are: dataset.root=/path"
-        raise ConfigError("SUBMIT", key, "the server says which images, all of them", fix)
+    typed = restored.typed_keys(composed) - {"dataset.root"}
+    for key in sorted(k for k in typed if k.split(".")[0] == "dataset" or k == "eval.limit"):
+        what = "the server says which images: all of the split"
+        raise ConfigError("SUBMIT", key, what, "where they are: dataset.root=/path")
     return str(words[0])
 
 
