@@ -34,8 +34,8 @@ test-slow: $(ENV) ## run the slow tests
 test-faults: $(ENV) ## run the fault suite: kills, full disks, dead ranks, crafted files, mutants (20 minutes)
 	SEGKIT_FIGURES=docs/results/reliability.json $(BIN)/python -m pytest tests/faults -m 'faults or not long' --durations=10
 
-test-long: $(ENV) ## run the long rows of the fault suite, ten minutes of mutated files among them (an hour)
-	SEGKIT_FIGURES=docs/results/reliability.json $(BIN)/python -m pytest tests/faults tests/check -m long --durations=10
+test-long: $(ENV) ## run the long rows: of the fault suite, ten minutes of mutated files among them, and the export of every network (hours)
+	SEGKIT_FIGURES=docs/results/reliability.json $(BIN)/python -m pytest tests/faults tests/check tests/models -m long --durations=10
 
 test-gpu: $(ENV) ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

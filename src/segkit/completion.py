@@ -136,7 +136,7 @@ def completions(words: Sequence[str]) -> list[str]:
         return values_of(command, key, value, config_dir_of(before))
     if command == "predict" and word and is_path_begun(word):
         return []
-    typed = {w.partition("=")[0] for w in before}
+    typed = {w.partition("=")[0] for w in before[1:]}
     return starting(word, (k for k in keys_of(command, word) if k.rstrip("=") not in typed))
 
 

@@ -131,7 +131,7 @@ def name_of(trained: Trained, outputs: graphs.Outputs) -> str:
 def description(trained: Trained, outputs: graphs.Outputs) -> dict[str, Any]:
     """What somebody who has nothing but the file must know to use it."""
     net, labels = trained.net, trained.labels
-    stride = net.output_stride
+    stride, pad = net.output_stride, trained.config.values["eval"]["pad"]
     return {
         "segkit": segkit.__version__,
         "torch": torch.__version__,
@@ -148,6 +148,7 @@ def description(trained: Trained, outputs: graphs.Outputs) -> dict[str, Any]:
         "std": list(net.pixels.std),
         "smallest_side": graphs.smallest_side(stride),
         "preferred_sides": graphs.preferred_sides(stride),
+        "pad": pad if isinstance(pad, int) else 1,  # the least side the run is scored at
         "output": output_text(outputs, labels.num_classes),
         "labels": labels.name,
         "classes": list(labels.names),
