@@ -80,6 +80,7 @@ segkit completion bash|zsh|fish: print the completion script of a shell; to inst
   fish   echo 'segkit completion fish | source' >> ~/.config/fish/config.fish"""
 
 OPTIONS = ("--help", "--cfg", "--multirun", "--config-dir", "--trust")
+INPUT_WORDS = {"submit": ("voc", "cityscapes"), "crf": ("tune",)}  # the word before the keys
 COMPARE = ("--json", "--help")  # other words are paths
 OWN_WORDS = {"doctor": ("--json", "--help", "runs="), "completion": (*SCRIPTS, "--help")}
 
@@ -137,7 +138,9 @@ def completions(words: Sequence[str]) -> list[str]:
     if command == "predict" and word and is_path_begun(word):
         return []
     typed = {w.partition("=")[0] for w in before[1:]}
-    return starting(word, (k for k in keys_of(command, word) if k.rstrip("=") not in typed))
+    own = INPUT_WORDS.get(command, ()) if len(before) == 1 else ()
+    keys = (k for k in keys_of(command, word) if k.rstrip("=") not in typed)
+    return starting(word, own) + starting(word, keys)
 
 
 def model_completions(before: Sequence[str], word: str) -> list[str]:
