@@ -83,7 +83,8 @@ def work(composed: Composed, team: Alone) -> int:
         with team.phase("the report"):
             gallery = gallery_of(score, dataset, spool, team) if with_page else []
     if team.leads:
-        signature = sign(score, trained, values, device)
+        taken = score.counts.get("crf")
+        signature = sign(trained, values, device, images=score.images, taken=taken)
         signature = replace(signature, skipped=len(scored.skipped))
         if scored.skipped:
             print(scored)

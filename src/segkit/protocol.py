@@ -7,11 +7,11 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import segkit
 from segkit import parts
 from segkit.data.normalise import Normalise
-from segkit.engine.evaluate import Score
 from segkit.errors import without_secrets
 from segkit.identity import flatten
 from segkit.inference.crf import DenseCrf
@@ -104,11 +104,12 @@ def mean_field_of(values: parts.Values, device: torch.device) -> MeanField:
     return MeanField(crf_of(values), values["densecrf"]["backend"], device)
 
 
-def signed_crf(score: Score, values: parts.Values) -> dict[str, Any] | None:
+def signed_crf(values: parts.Values, taken: Tensor | None) -> dict[str, Any] | None:
     """The backend that was taken and the parameters; a preset is nothing but these."""
     if not values["crf"]:
         return None
-    return {**asdict(crf_of(values)), "backend": backend_text(score.counts["crf"])}
+    assert taken is not None, "the stage's counter was among the evaluation's"
+    return {**asdict(crf_of(values)), "backend": backend_text(taken)}
 
 
 def slug(values: parts.Values, trained: Trained) -> str:
@@ -152,13 +153,20 @@ def origin_text(origin: Mapping[str, Any], longest: int = 8) -> str:
     return f"{text} < {origin_text(before, longest - 1)}"
 
 
-def sign(score: Score, trained: Trained, values: parts.Values, device: torch.device) -> Signature:
-    """Everything that could change the number."""
+def sign(
+    trained: Trained,
+    values: parts.Values,
+    device: torch.device,
+    *,
+    images: int,
+    taken: Tensor | None = None,
+) -> Signature:
+    """Everything that could change the number; ``taken`` are the counts of the CRF's backends."""
     config, net = trained.config, trained.net
     return Signature(
         dataset=data_name(values, trained),
         split=parts.split_of(values),
-        images=score.images,
+        images=images,
         model=config.choices["model"],
         backbone=config.choices["backbone"],
         train_os=trained.train_os,
@@ -168,7 +176,7 @@ def sign(score: Score, trained: Trained, values: parts.Values, device: torch.dev
         scales=scales_of(values),
         fusion=values["tta"]["fusion"],
         flip=values["flip"],
-        crf=signed_crf(score, values),
+        crf=signed_crf(values, taken),
         weights=origin_text(trained.weights),
         checkpoint=trained.kind,
         step=trained.step,

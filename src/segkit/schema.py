@@ -309,7 +309,13 @@ class Submit(Infer):
 
 @dataclass
 class Crf(Infer):
-    """``segkit crf tune``."""
+    """``segkit crf tune``.
+
+    Asks the network once about n images, spread evenly over the val split (eval.split=another),
+    then scores the papers' grid: v1's for a v1, v2's for all others, and half its steps around its
+    best. The Gaussian kernel is 3/3 as there, unless typed. Writes tune.md, tune.json and a config,
+    and prints what to type. Stopped or killed, the same command goes on.
+    """
 
     inputs: list[str] = field(default_factory=list)
     n: int = doc("images that the search sees", 100)

@@ -73,7 +73,8 @@ class CrfPool(Generic[S]):
         if workers < 1:
             raise ConfigError("CRF-WORKERS", "workers", f"{workers}", "the CRF needs 1 or more")
         load_pydensecrf()  # its absence is known before the first image
-        self._crf, self._timeout, self._should_stop = crf, timeout, should_stop
+        self.crf = crf  # may be replaced while no image is in flight
+        self._timeout, self._should_stop = timeout, should_stop
         self._room = workers + 2 if max_in_flight is None else max(1, max_in_flight)
         self._pending: deque[tuple[S, Future[Labels]]] = deque()
         self._workers: list[_Worker] = []
@@ -159,7 +160,7 @@ class CrfPool(Generic[S]):
     def _refine(self, sample: S, probabilities: NDArray[np.float32]) -> Labels:
         worker = self._idle.get()
         try:
-            return worker.refine(self._crf, sample, probabilities)
+            return worker.refine(self.crf, sample, probabilities)
         finally:
             self._idle.put(worker)
 

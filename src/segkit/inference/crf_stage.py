@@ -51,12 +51,19 @@ class CrfStage(Generic[S]):
         if self.taken.largest == 0:
             self._pool = make_pool()  # whose absence is known before the first image
 
+    def take(self, crf: DenseCrf) -> None:
+        """Other parameters from now on; no image may be in flight."""
+        self._exact.crf = crf
+        if self._pool is not None:
+            self._pool.crf = crf
+
     def submit(self, sample: S, probabilities: Tensor) -> None:
         if self.taken.is_exact(sample.rgb):
             self._exact.submit(sample, probabilities)
             return
         if self._pool is None:
             self._pool = self._make_pool()
+            self._pool.crf = self._exact.crf
             self._say(f"crf: {sample.id} has more than {EXACT_PIXELS} pixels: pydensecrf")
         self._pool.submit(sample, probabilities)
 

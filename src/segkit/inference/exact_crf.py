@@ -91,7 +91,8 @@ class ExactCrf(Generic[S]):
         *,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._crf, self._device, self._should_stop = crf, torch.device(device), should_stop
+        self.crf = crf  # may be replaced
+        self._device, self._should_stop = torch.device(device), should_stop
         self._done: deque[tuple[S, Labels]] = deque()
 
     def submit(self, sample: S, probabilities: Tensor | NDArray[np.float32]) -> None:
@@ -100,7 +101,7 @@ class ExactCrf(Generic[S]):
             for count, state in enumerate(self._states(sample.rgb, probabilities)):
                 if self._should_stop():
                     return
-                if count == self._crf.iterations:
+                if count == self.crf.iterations:
                     labels = state.argmax(0).to(torch.uint8 if len(state) <= 256 else torch.int32)
                     self._done.append((sample, labels.cpu().numpy()))
                     return
@@ -119,7 +120,7 @@ class ExactCrf(Generic[S]):
         at: Sequence[int],
     ) -> list[NDArray[np.float32]]:
         """Marginals [C, H, W] after each of the rising numbers of iterations ``at``."""
-        self._crf.check_counts(at)
+        self.crf.check_counts(at)
         with _faults_named(probabilities):
             states = islice(self._states(rgb, probabilities), max(at, default=-1) + 1)
             return [state.cpu().numpy() for n, state in enumerate(states) if n in at]
@@ -147,7 +148,7 @@ class ExactCrf(Generic[S]):
         )
         given = given.to(self._device)
         check_input(rgb, tuple(given.shape), bool(given.isfinite().all()))
-        return mean_field(self._crf, torch.tensor(rgb, device=self._device), given)
+        return mean_field(self.crf, torch.tensor(rgb, device=self._device), given)
 
 
 def _normalised(kernel: Filter, normalization: Normalization) -> Callable[[Tensor], Tensor]:
