@@ -1,11 +1,13 @@
-"""Networks out of checkpoints, each rebuilt once: most of what a call with one picture takes."""
+"""Configs and networks made once for the same words: most of what a call with one picture takes."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from segkit import restored
+from segkit import config, restored
+from segkit.config import Composed
 from segkit.restored import Trained
 
 _loaded: dict[str, Trained] = {}
@@ -22,3 +24,21 @@ def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return _loaded[key]
 
     monkeypatch.setattr(restored, "load", kept)
+
+
+_composed: dict[str, Composed] = {}
+
+
+def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the command line's own ``compose`` give what it gave for the same words before."""
+    compose = config.compose
+
+    def kept(
+        command: str, overrides: Sequence[str] = (), config_dir: str | None = None
+    ) -> Composed:
+        key = f"{command} {overrides} {config_dir}"
+        if key not in _composed:
+            _composed[key] = compose(command, overrides, config_dir)
+        return copy.deepcopy(_composed[key])
+
+    monkeypatch.setattr(config, "compose", kept)

@@ -9,13 +9,14 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(Path(__file__).parent), *map(str, (TESTS, TESTS / "prepare"))]
 
 import small_sets as small  # noqa: E402
-from once import loaded_once  # noqa: E402
+from once import composed_once, loaded_once  # noqa: E402
 from small_servers import TEST, train  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def each_network_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def each_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded_once(monkeypatch)
+    composed_once(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,15 @@
 """What the words after ``segkit predict`` mean: files, folders, patterns, lists and videos."""
 
-import io
-import sys
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
+from predicting import film, piped
 
 from segkit.data.video import Video
 from segkit.errors import ConfigError, DataError, RefusedError
 from segkit.finished import RECORD
 from segkit.sources import Found, listed, sources_of
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def touch(*names: str) -> None:
@@ -28,20 +20,6 @@ def touch(*names: str) -> None:
 
 def names(found: Found) -> list[str]:
     return [source.name for source in found.sources]  # type: ignore[attr-defined]
-
-
-def piped(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-
-
-def film(path: Path, frames: int, size: tuple[int, int] = (32, 24)) -> Path:
-    """A video whose frame i is grey 10·i, up to 25."""
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 10, size)
-    assert writer.isOpened()
-    for number in range(frames):
-        writer.write(np.full((size[1], size[0], 3), 10 * number % 250, np.uint8))
-    writer.release()
-    return path
 
 
 def frames_of(path: Path, every: int = 1) -> list[tuple[int, int]]:
