@@ -33,12 +33,10 @@ def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the command line's own ``compose`` give what it gave for the same words before."""
     compose = config.compose
 
-    def kept(
-        command: str, overrides: Sequence[str] = (), config_dir: str | None = None
-    ) -> Composed:
-        key = f"{command} {overrides} {config_dir}"
+    def kept(command: str, *how: Any) -> Composed:
+        key = f"{command} {how}"
         if key not in _composed:
-            _composed[key] = compose(command, overrides, config_dir)
+            _composed[key] = compose(command, *how)
         return copy.deepcopy(_composed[key])
 
     monkeypatch.setattr(config, "compose", kept)
