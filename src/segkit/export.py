@@ -18,6 +18,7 @@ from segkit import parts, restored
 from segkit.config import Composed
 from segkit.data.bars import size as bytes_text
 from segkit.data.images import read_image
+from segkit.data.normalise import Normalise
 from segkit.engine.signals import Stop, StopRequested, stopping
 from segkit.errors import CheckpointError, ExitCode, SegkitError
 from segkit.models import export as graphs
@@ -220,7 +221,8 @@ def prepared(rgb: np.ndarray, trained: Trained) -> Tensor:
         first = max(0, (side - LONGEST_SIDE) // 2)
         places = np.arange(first, first + min(side, LONGEST_SIDE))
         rgb = rgb.take(np.pad(places, (0, max(0, least - side)), mode="edge"), axis)
-    return tensor(rgb, trained)[None]
+    pixels = trained.net.pixels
+    return Normalise(pixels.mean, pixels.std)(tensor(rgb)[None]).contiguous()
 
 
 def summary(checked: Checked) -> str:

@@ -13,7 +13,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from segkit import parts
-from segkit.data.normalise import normalise
 from segkit.engine.checkpoint import MANIFEST
 from segkit.engine.signals import Stop
 from segkit.errors import (
@@ -184,7 +183,7 @@ class Segmenting:
 
     def _photo(self, photo: Photo, source: Path) -> None:
         self.keeper.refuse(photo.id)
-        image = tensor(photo.rgb, self.trained)
+        image = tensor(photo.rgb)
         keeps = self.keeper.needs_probabilities
         if self.pool is None and not keeps:
             [labels] = self.predictor.labels([image])
@@ -225,10 +224,9 @@ class Segmenting:
             self.finished.add(source.name, source.content, files)
 
 
-def tensor(rgb: np.ndarray, trained: Trained) -> Tensor:
-    pixels = trained.net.pixels
-    image = normalise(rgb, pixels.mean, pixels.std).transpose(2, 0, 1)
-    return torch.from_numpy(np.ascontiguousarray(image))
+def tensor(rgb: np.ndarray) -> Tensor:
+    """The picture as the predictor takes it: the same bytes, uint8 [3, H, W]."""
+    return torch.from_numpy(rgb if rgb.flags.writeable else rgb.copy()).permute(2, 0, 1)
 
 
 def protocol_digest(trained: Trained, values: parts.Values, device: torch.device) -> str:
