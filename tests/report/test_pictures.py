@@ -70,6 +70,16 @@ def test_right_and_wrong_differ_in_grey():
     assert abs(weights @ RIGHT - weights @ WRONG) > 80
 
 
+def test_an_overlay_in_strips_is_the_overlay_at_once(monkeypatch):
+    draw = np.random.default_rng(0)
+    rgb, labels = draw.integers(0, 256, (50, 40, 3), np.uint8), draw.integers(0, 4, (50, 40))
+    labels[10:30, 5:20] = 255
+    labels[30:, 20:] = 1
+    at_once = overlay(rgb, labels, COLOURS)
+    monkeypatch.setattr("segkit.report.pictures._STRIP", 7)
+    assert np.array_equal(overlay(rgb, labels, COLOURS), at_once)
+
+
 def test_overlay_blends_and_leaves_void_alone():
     rgb = np.full((2, 4, 3), 100, np.uint8)
     flat = np.ones((2, 4), np.uint8)

@@ -27,6 +27,7 @@ WRONG = (213, 94, 0)
 _HATCH = ((250, 250, 250), (140, 140, 140))
 VOC_VOID = (224, 224, 192)
 
+_STRIP = 256  # rows that are blended at once
 _TILE = 320  # width of a tile that is legible; smaller maps are enlarged by whole factors
 _LARGEST = 960
 _MARGIN = 12
@@ -76,11 +77,17 @@ def overlay(
     rgb: Rgb, labels: Labels, colours: ArrayLike, alpha: float = 0.55, ignore: int = 255
 ) -> Rgb:
     """The image under its label colours, segments outlined; ignored pixels stay as they are."""
-    paint = colourise(labels, colours, ignore).astype(np.float32)
-    mixed = rgb * (1 - alpha) + paint * alpha
-    mixed[_edges(labels)] = 0.35 * mixed[_edges(labels)] + 0.65 * 255
-    mixed[labels == ignore] = rgb[labels == ignore]
-    return np.rint(mixed).astype(np.uint8)
+    made = colourise(labels, colours, ignore)
+    edges = _edges(labels)
+    # In strips: as floats, a picture takes eight times its bytes.
+    for top in range(0, len(labels), _STRIP):
+        rows = slice(top, top + _STRIP)
+        mixed = rgb[rows] * (1 - alpha) + made[rows].astype(np.float32) * alpha
+        mixed[edges[rows]] = 0.35 * mixed[edges[rows]] + 0.65 * 255
+        void = labels[rows] == ignore
+        made[rows] = np.rint(mixed)
+        made[rows][void] = rgb[rows][void]
+    return made
 
 
 def error_map(truth: Labels, prediction: Labels, ignore: int = 255) -> Rgb:
@@ -92,8 +99,9 @@ def error_map(truth: Labels, prediction: Labels, ignore: int = 255) -> Rgb:
 
 
 def _hatched(height: int, width: int) -> Rgb:
-    stripe = np.add.outer(np.arange(height), np.arange(width)) % 6 < 2
-    return np.array(_HATCH, np.uint8)[stripe.astype(np.intp)]
+    stripe = np.add.outer(np.arange(6), np.arange(6)) % 6 < 2
+    period = np.array(_HATCH, np.uint8)[stripe.astype(np.intp)]
+    return np.tile(period, (-(-height // 6), -(-width // 6), 1))[:height, :width].copy()
 
 
 def panel(
