@@ -7,7 +7,9 @@ Every folder under docs/results/ is one experiment: its ``score*.json`` as evalu
 pictures, and an optional ``run.json`` with ``command``, ``minutes``, ``machine``. The fault suite
 writes ``docs/results/reliability.json``. Nothing is typed by hand. In README.md the lines between
 the two ``results`` comments, and those between the two ``reliability`` comments, are replaced; in
-docs/input.md those between the two ``input`` comments, out of ``docs/results/input.json``.
+docs/input.md those between the two ``input`` comments, out of ``docs/results/input.json``; in
+docs/evaluation.md those between the two ``crf`` comments, out of ``crf_agreement.json`` and
+``crf.json`` there.
 """
 
 import argparse
@@ -80,6 +82,10 @@ def pages(root: Path) -> list[tuple[Path, str]]:
     if (costs := root / RESULTS / "input.json").exists():
         page = root / "docs/input.md"
         found.append((page, replace_block(page, _read(page), "input", input_costs(costs))))
+    if (agreement := root / RESULTS / "crf_agreement.json").exists():
+        page, costs = root / "docs/evaluation.md", root / RESULTS / "crf.json"
+        block = crf_figures(agreement, costs)
+        found.append((page, replace_block(page, _read(page), "crf", block)))
     if experiments:
         found.append((root / RESULTS / "README.md", results_page(experiments)))
     return found
@@ -179,6 +185,59 @@ def input_costs(path: Path) -> str:
     machine, rounds = found["machine"], found["rounds"]
     says = f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']}, {rounds} rounds"
     return "\n\n".join([*tables, f"Measured on {markdown_text(says)}."])
+
+
+def crf_figures(agreement: Path, costs: Path) -> str:
+    """What tools/crf_agreement.py and benchmarks/crf.py found."""
+    found, cost = _read_json(agreement), _read_json(costs)
+    way = [
+        "ten iterations by",
+        "normalisation",
+        "largest difference in probability",
+        "equal labels",
+    ]
+    sums = [
+        [
+            markdown_text(row["way"]),
+            row["normalization"],
+            f"{row['largest_difference']:.1e}",
+            _share(row["least_equal_labels"]),
+        ]
+        for row in found["against_the_sums"]
+    ]
+    lattice = [
+        [row["images"], row["size"], row["normalization"], _share(row["equal_labels"])]
+        for row in found["pydensecrf_against_exact"]
+    ]
+    times = [
+        [
+            markdown_text(row["row"]),
+            row["size"],
+            f"{100 * row['pairs']:.0f} %",
+            "not measured" if row["seconds"] is None else f"{row['seconds']:.2f}",
+            f"{row['bar']:g}" if "bar" in row else "",
+        ]
+        for row in cost["rows"]
+    ]
+    machine, classes = cost["machine"], found["classes"]
+    says = f"{machine['cpu']}, {machine['gpu'] or 'no GPU'}, load {machine['load']}"
+    return "\n\n".join(
+        [
+            f"Against the sums in float64, {found['cases']} images of {found['size']}, {classes}"
+            " classes, the worst of them (drawn: noise, flat, hard; pieces of photos):",
+            markdown_table(way, sums, "llrr"),
+            "Labels of pydensecrf equal to those of exact, mean over images:",
+            markdown_table(["images", "size", "normalisation", "equal labels"], lattice, "lllr"),
+            f"Ten iterations, {cost['classes']} classes, after:",
+            markdown_table(["", "size", "pairs that matter", "seconds", "bar"], times, "llrrr"),
+            f"Measured on {markdown_text(says)}.",
+        ]
+    )
+
+
+def _share(value: float) -> str:
+    """Cut, not rounded: 100 % is all of them."""
+    return f"{int(value * 1e4) / 100:.2f} %"
 
 
 def reliability(path: Path) -> str:

@@ -163,6 +163,36 @@ def test_only_promises_with_all_their_figures_are_told(results, tmp_path):
     assert "cuts" not in told
 
 
+def test_the_crfs_figures_are_told(results, tmp_path):
+    row = {"normalization": "after", "largest_difference": 1.2e-5, "least_equal_labels": 0.99999}
+    agreement = {
+        "classes": 21,
+        "size": "44x40",
+        "cases": 12,
+        "against_the_sums": [{"way": "exact_way", **row}],
+        "pydensecrf_against_exact": [
+            {"images": "hard", "size": "72x64", "normalization": "after", "equal_labels": 0.977}
+        ],
+    }
+    times = [
+        {"row": "exact, CUDA", "size": "9x9", "pairs": 0.2, "seconds": None, "bar": 0.5},
+        {"row": "one core", "size": "9x9", "pairs": 0.2, "seconds": 5.125},
+    ]
+    costs = {"machine": {"cpu": "x", "gpu": None, "load": 1}, "classes": 21, "rows": times}
+    (tmp_path / "README.md").write_text(README)
+    (tmp_path / "docs/results").mkdir(parents=True)
+    (tmp_path / "docs/evaluation.md").write_text("<!-- crf:begin -->\nold\n<!-- crf:end -->\n")
+    (tmp_path / "docs/results/crf_agreement.json").write_text(json.dumps(agreement))
+    (tmp_path / "docs/results/crf.json").write_text(json.dumps(costs))
+    assert results("--root", tmp_path)[0] == 0
+    told = (tmp_path / "docs/evaluation.md").read_text()
+    assert "| exact\\_way | after | 1.2e-05 | 99.99 % |" in told
+    assert "| hard | 72x64 | after | 97.70 % |" in told
+    assert "| exact, CUDA | 9x9 | 20 % | not measured | 0.5 |" in told
+    assert "| one core | 9x9 | 20 % | 5.12 |  |" in told
+    assert "old" not in told
+
+
 def test_what_input_costs_is_told_with_its_bars(results, tmp_path):
     row = {"row": "segkit_row", "milliseconds": 2.0, "times_as_fast_as_albumentations": 1.5}
     figures = {

@@ -50,7 +50,7 @@ class BilateralFilter:
     """``average`` gives Σ_j k_ij v_j / Σ_j k_ij over all pixels j, i included.
 
     ``rgb`` is uint8 [H, W, 3] on the device of the work; ``xy`` and ``rgb_scale`` are the standard
-    deviations of the Gaussian in pixels and in steps of 0..255. Memory: six times the values, and
+    deviations of the Gaussian in pixels and in steps of 0..255. Memory: some times the values, and
     on CUDA what ``KEYS_AT_ONCE`` says. Work: the pairs of pixels that are near enough to matter.
     """
 
@@ -82,6 +82,12 @@ class BilateralFilter:
         ones = torch.zeros((1, self._count), device=self._pixels.device)
         share = self._filtered(ones, with_unit=True)  # 1 / (1 + Σ_j k_ij)
         return (1 / share - 1)[0].unflatten(0, self._size)
+
+    @property
+    def pairs(self) -> float:
+        """The share of all pairs of pixels that is gone through."""
+        leaves = sum(int((group.leaves < len(self._pixels)).sum()) for group in self._groups)
+        return leaves * self._per_block / len(self._pixels) ** 2
 
     def _plan(self) -> Iterator[_Group]:
         """Which leaves each block needs, and which blocks are done in one call."""
