@@ -158,6 +158,27 @@ def test_labels_beyond_a_byte():
     assert labels.eq(299).all()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, Window(33, weighting="linear")])
+def test_a_gpu_is_not_waited_for_and_says_the_same(net, window):
+    images = [picture(*size) for size in [(40, 50), (41, 57), (20, 20)]]
+    how = {"pad": "fit", "window": window, "flip": True, "scales": (0.5, 1.0)}
+    want = list(batched(net, 1, **how).probabilities(images))
+    cuda = torch.device("cuda")
+    ask = Predictor(net.to(cuda), output_stride=8, device=cuda, memory=Memory(cuda, 8), **how)
+    ask.labels(images)  # tables and kernels are there from now on
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        labels = ask.labels(images, verify=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    ask.verify()
+    for found, probabilities, expected in zip(labels, ask.probabilities(images), want, strict=True):
+        assert found.is_cuda
+        torch.testing.assert_close(probabilities.cpu(), expected, rtol=0, atol=1e-3)
+        assert (found.cpu() == expected.argmax(0)).float().mean() > 0.999
+
+
 @pytest.mark.parametrize("window", [None, Window(33)])
 def test_bytes_are_normalised_on_the_way(net, window):
     rgb = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8)

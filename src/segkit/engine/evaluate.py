@@ -121,8 +121,9 @@ def evaluate(
             raise DataError("SIZE", sample.id, what, "each pixel is scored at the label's own size")
         rows = max(1, COUNTED_PIXELS // max(1, truth.shape[-1]))
         for part, true in zip(labels.split(rows), truth.split(rows), strict=True):
-            # As narrow as they are; they are widened where they are counted.
-            confusion.update(part.to(device), true.to(device))
+            # As narrow as they are: they are widened where they are counted. A GPU is not waited
+            # for; what is not pinned has been read when the call returns.
+            confusion.update(part.to(device), true.to(device, non_blocking=True))
         for counter in counters.values():
             counter.update(sample, labels)
         images += 1

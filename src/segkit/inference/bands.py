@@ -108,4 +108,4 @@ def _positions(small: int, large: int, device: str) -> tuple[Tensor, Tensor]:
     """
     scale = torch.tensor((small - 1) / max(large - 1, 1), dtype=torch.float32)
     here = (scale * torch.arange(large, dtype=torch.float32)).clamp_max(small - 1)
-    return here, here.to(device)
+    return here, here.to(device, non_blocking=True)

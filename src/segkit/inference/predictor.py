@@ -240,7 +240,7 @@ class Predictor:
         made = torch.full((len(images), 3, *full), self.mean_pad, device=self.device)
         for i, image in enumerate(images):
             height, width = _size_of(image)
-            there = image.to(self.device)[None]
+            there = image.to(self.device, non_blocking=True)[None]
             if there.dtype == torch.uint8:
                 assert self.normalise is not None
                 there = self.normalise(there)

@@ -1,7 +1,8 @@
 """Sliding windows: each an image of its own, joined where they overlap.
 
-v2 evaluated Cityscapes at full resolution on overlapping regions (v2 §4.4); v3 and v3+ take whole
-images. Memory is one row of windows, not the image.
+v2 evaluated full-resolution Cityscapes on overlapping regions (its Cityscapes tables; size and
+overlap are not in the paper); v3 and v3+ take whole images. Memory is one row of windows, not the
+image.
 """
 
 import math
