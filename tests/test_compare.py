@@ -1,6 +1,8 @@
 """``segkit compare``: what the words mean, what is refused, what is printed."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +81,9 @@ def test_two_scores(here, capsys):
     assert (code, error) == (0, "")
     assert lines[:2] == ["A  a/score.json", "B  b/score.json"]
     assert [line.split()[0] for line in lines[3:8]] == ["class", *CLASSES, "mean"]
-    assert lines[-2] == "networks differ in model: v3 | v3plus; seed: none | 1"
+    assert lines[-2] == "networks differ in model: v3 | v3plus; seed: 0 | 1"
     head, _, tail = lines[-1].partition("[")
-    assert head.startswith("B is +")
+    assert head.startswith("B is ")
     low, high = map(float, tail.split("]")[0].split(","))
     assert 0 < low < float(head.split()[2]) < high
     assert tail.endswith("] over A (95 %, images resampled)")
@@ -90,8 +92,9 @@ def test_two_scores(here, capsys):
 def test_the_order_turns_the_sign(here, capsys):
     write_score(here / "a")
     write_score(here / "b", quality=0.75)
-    assert compared(capsys, "a", "b")[1][-1].startswith("B is +")
-    assert compared(capsys, "b", "a")[1][-1].startswith("B is -")
+    over, under = compared(capsys, "a", "b")[1][-1], compared(capsys, "b", "a")[1][-1]
+    assert "-" not in over + under
+    assert over.replace(" over ", " under ") == under
 
 
 def test_three_sides_are_each_compared_with_the_first(here, capsys):
@@ -99,7 +102,8 @@ def test_three_sides_are_each_compared_with_the_first(here, capsys):
         write_score(here / name, quality=quality)
     _, lines, _ = compared(capsys, "a", "b", "c")
     assert lines[4].split()[-6:] == ["B", "-", "A", "C", "-", "A"]
-    assert lines[-2].startswith("B is +")
+    assert lines[-2].startswith("B is ")
+    assert " over A " in lines[-2]
     assert lines[-1].startswith("no difference shown: C - A = +0.00 [0.00, 0.00]")
 
 
@@ -168,6 +172,36 @@ def test_other_classes(here, capsys):
     assert code == 2
     assert "classes: sky, road, bike | sky, road, bus" in error
     assert [line for line in lines if line.startswith("bus") and "n/a" in line]
+
+
+def test_the_error_comes_behind_the_table(here):
+    """In one file for both streams."""
+    write_score(here / "a")
+    write_score(here / "b", eval_os=8)
+    command = [sys.executable, "-m", "segkit", "compare", "a", "b"]
+    found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    lines = found.stdout.decode().splitlines()
+    assert lines[0] == "A  a/score.json"
+    assert lines[-1].startswith("segkit: error[CFG-PROTOCOL]")
+
+
+@pytest.mark.parametrize("word", ["a,a", "a,a/score.json", "a,link"])
+def test_one_score_is_not_several_seeds(here, capsys, word):
+    write_score(here / "a")
+    (here / "link").symlink_to(here / "a")
+    code, _, error = compared(capsys, word, "a")
+    assert code == 2
+    assert "CFG-SEEDS" in error
+    assert "score.json: is one score, given several times" in error
+
+
+def test_a_folder_of_several_scores_names_them(here, capsys):
+    for name in ("b-os8", "b-ms"):
+        write_score(here / name)
+        (here / name / "score.json").rename(here / f"score-{name}.json")
+    code, _, error = compared(capsys, ".", ".")
+    assert code == 3
+    assert error.endswith("; name a file: score-b-ms.json, score-b-os8.json")
 
 
 # -- runs ------------------------------------------------------------------------------------------

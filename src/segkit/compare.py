@@ -64,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
         lines += [difference.verdict(why) for difference in found]
         print(printable("\n".join(lines), sys.stdout))
     if protocol:
+        sys.stdout.flush()  # before the error's line, where both go into one file
         raise ConfigError(
             "PROTOCOL",
             " ".join(words),
@@ -89,10 +90,23 @@ def sides_of(words: Sequence[str]) -> list[Side]:
         raise ConfigError("USAGE", "compare", "a side without a name", "segkit compare A B")
     found = {name: [read(path) for path in candidates(name)] for names in named for name in names}
     chosen = taken(found)
+    for names in named:
+        check_once([chosen[name].path for name in names])
     return [
         Side(letter, [with_images(chosen[name]) for name in names])
         for letter, names in zip(_LETTERS, named, strict=False)
     ]
+
+
+def check_once(paths: Sequence[str]) -> None:
+    """ConfigError for a file that stands for several seeds: it would narrow their spread."""
+    seen = set()
+    for path in paths:
+        file = os.path.realpath(path)
+        if file in seen:
+            what = "is one score, given several times as seeds of one side"
+            raise ConfigError("SEEDS", path, what, "name each seed's own")
+        seen.add(file)
 
 
 def candidates(name: str) -> list[Path]:
@@ -109,7 +123,8 @@ def candidates(name: str) -> list[Path]:
         return [path / "score.json"]
     found = sorted(path.glob("scores/*/score.json"))
     if not found:
-        fix = f"segkit eval ckpt={name} writes one"
+        named = [str(file) for file in sorted(path.glob("score-*.json"))]
+        fix = f"name a file: {', '.join(named)}" if named else f"segkit eval ckpt={name} writes one"
         raise DataError("NO-SCORE", name, "holds no score.json", fix)
     return found
 

@@ -84,7 +84,7 @@ def test_what_all_images_share_is_no_uncertainty():
     one = rng.integers(100, 900, (100, 1))
     (found,) = differences(sides(scored(one, union), scored(one + 10, union)), resamples=1000)
     assert found.interval == pytest.approx((0.01, 0.01))
-    assert found.verdict() == "B is +1.00 [1.00, 1.00] over A (95 %, images resampled)"
+    assert found.verdict() == "B is 1.00 [1.00, 1.00] over A (95 %, images resampled)"
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
@@ -137,8 +137,8 @@ def test_no_class_at_all():
 @pytest.mark.parametrize(
     ("value", "interval", "words"),
     [
-        (0.0123, (0.008, 0.0166), "B is +1.23 [0.80, 1.66] over A (95 %, images resampled)"),
-        (-0.0123, (-0.0166, -0.008), "B is -1.23 [-1.66, -0.80] under A (95 %, images resampled)"),
+        (0.0123, (0.008, 0.0166), "B is 1.23 [0.80, 1.66] over A (95 %, images resampled)"),
+        (-0.0123, (-0.0166, -0.008), "B is 1.23 [0.80, 1.66] under A (95 %, images resampled)"),
         (0.001, (-0.00001, 0.002), "no difference shown: B - A = +0.10 [0.00, 0.20] (95 %, "),
     ],
 )
@@ -174,7 +174,8 @@ BOUND = {
 
 @pytest.mark.parametrize(("name", "value"), [*FREE.items(), *BOUND.items()])
 def test_which_fields_must_agree(name, value):
-    pair = sides(scored(*drawn(5, 2, 0)), scored(*drawn(5, 2, 0), **{name: value}))
+    views = {"scales": (0.5, 0.75)} if name == "fusion" else {}  # of one view it is nothing
+    pair = sides(scored(*drawn(5, 2, 0), **views), scored(*drawn(5, 2, 0), **views | {name: value}))
     protocol = comparison.differing(pair, Scored.protocol)
     network = comparison.differing(pair, Scored.network)
     found, other = (network, protocol) if name in FREE else (protocol, network)
@@ -184,6 +185,27 @@ def test_which_fields_must_agree(name, value):
 
 def test_every_field_of_the_signature_is_one_or_the_other():
     assert FREE.keys() | BOUND.keys() >= pages.signature().to_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("views", "differ"),
+    [({}, False), ({"scales": (1,)}, False), ({"flip": True}, True), ({"scales": (1, 2)}, True)],
+    ids=str,
+)
+def test_fusion_of_one_view_is_nothing(views, differ):
+    one, other = scored(*drawn(5, 2, 0), **views), scored(*drawn(5, 2, 0), **views, fusion="max")
+    one.signature["scales"] = [float(scale) for scale in one.signature["scales"]]
+    found = comparison.differing(sides(one, other), Scored.protocol)
+    assert found == ({"fusion": ["mean", "max"]} if differ else {})
+
+
+def test_zero_is_a_number():
+    crf = {"backend": "exact", "gaussian_weight": 3}
+    one = scored(*drawn(5, 2, 0), seed=0, crf=crf | {"gaussian_weight": 0})
+    other = scored(*drawn(5, 2, 0), seed=1, crf=crf)
+    pair = sides(one, other)
+    assert comparison.differing(pair, Scored.network) == {"seed": ["0", "1"]}
+    assert comparison.differing(pair, Scored.protocol) == {"crf.gaussian_weight": ["0", "3"]}
 
 
 def test_a_field_that_only_later_scores_have():

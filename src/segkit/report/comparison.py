@@ -53,7 +53,17 @@ class Scored:
 
     def protocol(self) -> dict[str, str]:
         """What must be equal in scores that are compared, by the signature's names."""
-        fields = {k: v for k, v in self.signature.items() if k not in _NETWORK}
+        # What is off, none or 0 is left out: older scores do not have it.
+        fields = {
+            k: v
+            for k, v in self.signature.items()
+            if k not in _NETWORK and v not in (None, False, 0)
+        }
+        scales = fields.get("scales")
+        if isinstance(scales, list) and all(isinstance(scale, int | float) for scale in scales):
+            fields["scales"] = [float(scale) for scale in scales]
+            if len(scales) == 1 and "flip" not in fields and "fusion" in fields:
+                fields["fusion"] = "mean"  # of one view it is what every other fusion is
         return {**_plain(fields), "classes": ", ".join(self.iou)}
 
     def network(self) -> dict[str, str]:
@@ -102,17 +112,23 @@ class Difference:
         if self.interval is None:
             return f"{b} - {a} = {signed(self.value)}; no interval: {why_none}"
         low, high = self.interval
-        between = f"[{_points(low):.2f}, {_points(high):.2f}] "
         how = f"({100 * LEVEL:.0f} %, images resampled)"
         if low <= 0 <= high:
-            return f"no difference shown: {b} - {a} = {signed(self.value)} {between}{how}"
-        word = "over" if self.value > 0 else "under"
-        return f"{b} is {signed(self.value)} {between}{word} {a} {how}"
+            between = _between(low, high)
+            return f"no difference shown: {b} - {a} = {signed(self.value)} {between} {how}"
+        if low > 0:
+            return f"{b} is {_points(self.value):.2f} {_between(low, high)} over {a} {how}"
+        # Turned: a minus beside "under" would take it back.
+        return f"{b} is {_points(-self.value):.2f} {_between(-high, -low)} under {a} {how}"
 
 
 def signed(value: float | None) -> str:
     """0.0123 -> ``+1.23``."""
     return "n/a" if value is None else f"{_points(value):+.2f}"
+
+
+def _between(low: float, high: float) -> str:
+    return f"[{_points(low):.2f}, {_points(high):.2f}]"
 
 
 def _points(value: float) -> float:
@@ -154,12 +170,12 @@ def same_images(sides: Sequence[Side]) -> bool:
 
 
 def _plain(fields: Mapping[str, Any], before: str = "") -> dict[str, str]:
-    """Fields as flat texts. What is off, none or 0 is left out: older scores do not have it."""
+    """Fields as flat texts, without those that are none or off."""
     flat: dict[str, str] = {}
     for name, value in fields.items():
         if isinstance(value, Mapping):
             flat |= _plain(value, f"{before}{name}.")
-        elif value not in (None, False, 0):
+        elif value is not None and value is not False:
             flat[before + name] = value if isinstance(value, str) else json.dumps(value)
     return flat
 
