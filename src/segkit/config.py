@@ -4,6 +4,7 @@ Nothing here imports torch: ``segkit train --cfg job`` answers before torch woul
 """
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -73,7 +74,7 @@ def compose(command: str, overrides: Sequence[str] = (), config_dir: str | None 
     Raises ``ConfigError`` (unknown key or choice, wrong type, syntax), each with the nearest valid
     name. Interpolations are resolved; the result is plain data.
     """
-    register()
+    register(command)
     check_encoding(overrides)
     now = [added(command, o) for o in overrides if not is_late(command, o, overrides)]
     typed = [quote_names(quote_path(quote_numeric_choice(o))) for o in now]
@@ -111,10 +112,10 @@ def added(command: str, override: str) -> str:
     return f"++{override}" if command != "train" and key != override and feeding else override
 
 
-def register() -> None:
-    """Make the typed roots known to Hydra as ``<command>_schema``, and how user files are read."""
-    for command, root in ROOTS.items():
-        ConfigStore.instance().store(name=f"{command}_schema", node=root)
+@functools.cache
+def register(command: str) -> None:
+    """Make a typed root known to Hydra as ``<command>_schema``, and how user files are read."""
+    ConfigStore.instance().store(name=f"{command}_schema", node=ROOTS[command])
     Plugins.instance().register(UserFiles)
 
 

@@ -27,7 +27,7 @@ def sweep(
     command: str, overrides: Sequence[str], config_dir: str | None, trusted: Sequence[str]
 ) -> int:
     """Run ``command`` for every combination in ``overrides``; the worst job's exit code."""
-    register()
+    register(command)
     failed: list[tuple[str, SegkitError]] = []
 
     def job(cfg: DictConfig) -> int:
