@@ -13,7 +13,7 @@ import torch
 
 from segkit import cli
 from segkit.engine.team import Alone
-from segkit.errors import hide
+from segkit.errors import EnvironmentFault, hide
 from segkit.eval_report import _gathered, settings
 
 TINY = [
@@ -69,6 +69,62 @@ def test_the_same_bytes_elsewhere(run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "segkit", *words]
     subprocess.run(command, cwd=other, env=env, check=True, capture_output=True)
     assert (other / "there/report.html").read_text() == here
+
+
+PLAIN = ("eval.boundaries=false", "eval.limit=4")
+
+
+def files(out: Path) -> set[str]:
+    return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+
+
+def test_nothing_of_a_former_score_stays_beside_the_new_one(run: Path, tmp_path: Path) -> None:
+    out, own = tmp_path / "out", tmp_path / "out/pictures/own.png"
+    evaluated(run, out, *PLAIN, "eval.pictures=3", "eval.save_predictions=true")
+    own.write_bytes(b"mine")
+    ids = [row["id"] for row in json.loads((out / "images.json").read_text())["images"]]
+    for kind in ("pictures", "predictions"):
+        assert {path.stem for path in (out / kind).iterdir()} >= set(ids[:3])
+    words = [*PLAIN, "eval.pictures=1", "eval.limit=2", "eval.report=false", "workers=0"]
+    assert cli.main(["eval", f"ckpt={run}", f"out={out}", "device=cpu", *words]) == 0
+    left = {"score.json", "images.json", f"pictures/{ids[0]}.png", "pictures/own.png"}
+    assert files(out) == left
+    assert not (out / "predictions").exists()
+
+
+def test_what_only_looks_like_a_former_score_stays(run: Path, tmp_path: Path) -> None:
+    """A folder of other things, and an images.json that leads out of it or through a link."""
+    out, away = tmp_path / "out", tmp_path / "away"
+    kept = [tmp_path / "away.png", away / "far.png", out / "report.html", out / "predictions/a.png"]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+    (out / "pictures").mkdir()
+    (out / "pictures/link").symlink_to(away)
+    ids = ["../../away", "link/far", "\0", "x" * 5000, f"{tmp_path}/away"]
+    (out / "images.json").write_text(json.dumps({"images": [{"id": name} for name in ids]}))
+    words = [*PLAIN, "eval.pictures=0", "eval.report=false", "workers=0", "device=cpu"]
+    assert cli.main(["eval", f"ckpt={run}", f"out={out}", *words]) == 0
+    assert all(path.read_bytes() == b"mine" for path in kept)
+
+
+@pytest.mark.parametrize("pictures", [0, 1])
+def test_a_score_is_gone_before_new_pictures_come_and_not_earlier(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: int
+) -> None:
+    evaluated(run, tmp_path, *PLAIN, "eval.pictures=1")
+    before = files(tmp_path)
+    asked = ["eval", f"ckpt={run}", f"out={tmp_path}", *PLAIN, "workers=0", "device=cpu"]
+    assert cli.main([*asked, "dataset.root=/nowhere", "dataset.wrong=1"]) == 2
+    assert files(tmp_path) == before
+
+    def breaks(*_: object, **__: object) -> None:
+        raise EnvironmentFault("BROKEN", "here", "stopped in the middle")
+
+    monkeypatch.setattr("segkit.engine.evaluate.Score", breaks)
+    assert cli.main([*asked, f"eval.pictures={pictures}"]) != 0
+    gone = {"score.json", "report.html"} if pictures else set()
+    assert before - files(tmp_path) == gone
 
 
 def test_settings_have_no_secrets_and_no_places() -> None:

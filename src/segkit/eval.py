@@ -24,6 +24,7 @@ from segkit.engine.signals import Stop, StopRequested, stopping
 from segkit.engine.team import Alone
 from segkit.errors import ConfigError, ExitCode
 from segkit.eval_report import gallery_of, write_report
+from segkit.former import drop_pictures, drop_score
 from segkit.inputs import Input, scored_input
 from segkit.measures import counters_of, images_text, measured
 from segkit.metrics.confusion import iou, mean_iou
@@ -97,6 +98,8 @@ def work(composed: Composed, team: Alone) -> int:
             gallery=gallery,
             device=device,
         )
+        drop_score(out)
+        drop_pictures(out, Pictures(dataset, values, out).names())
         report(score, signature, dataset, baseline, out, show if values["eval"]["report"] else None)
     return ExitCode.OK
 
@@ -258,10 +261,22 @@ class Pictures:
         self.labels, self.out = dataset.labels, out
         self.pictures = values["eval"]["pictures"]
         self.save = values["eval"]["save_predictions"]
+        self.ids = [str(name) for name in dataset.ids]
+        self.begun = False
+
+    def names(self) -> set[str]:
+        """All that there will be, relative to ``out`` and without a suffix."""
+        saved = self.ids if self.save else []
+        return {f"predictions/{name}" for name in saved} | {
+            f"pictures/{name}" for name in self.ids[: self.pictures]
+        }
 
     def __call__(self, sample: EvalSample, prediction: Tensor) -> None:
         if not self.save and sample.index >= self.pictures:
             return  # and do not wait for a GPU
+        if not self.begun:
+            drop_score(self.out)  # it is of other pictures
+            self.begun = True
         labels = prediction.cpu().numpy()
         if self.save:
             path = prediction_path(self.out, f"predictions/{sample.id}")
