@@ -77,6 +77,45 @@ def test_what_is_typed_of_a_window_counts_and_the_rest_is_the_runs(score: Any) -
     assert whole["confusion"] == score("whole")["confusion"]
 
 
+WINDOW = "eval.window.overlap=0.5"
+
+
+@pytest.mark.parametrize(
+    ("run", "words", "notes"),
+    [
+        (
+            "whole",
+            ("densecrf.iterations=3",),
+            ["densecrf.iterations does nothing without crf=true"],
+        ),
+        ("whole", ("densecrf.preset=v2_vgg", "crf=true"), []),
+        ("whole", (WINDOW,), ["eval.window.overlap does nothing without eval.window.size"]),
+        ("whole", (WINDOW, "eval.window.size=33"), []),
+        ("windows", (WINDOW,), []),
+        ("whole", ("tta.scales=[0.5,1]", "flip=true"), ["tta.scales does nothing without ms=true"]),
+        (
+            "whole",
+            ("tta.fusion=max", "tta.scales=[0.5,1]"),
+            [
+                "tta.fusion does nothing without ms=true or flip=true",
+                "tta.scales does nothing without ms=true",
+            ],
+        ),
+        ("whole", ("tta.fusion=max", "flip=true"), []),
+        ("whole", ("tta.fusion=max", "ms=true"), []),
+    ],
+)
+def test_keys_that_change_nothing_are_said(
+    score: Any, capsys: pytest.CaptureFixture[str], run: str, words: Any, notes: list[str]
+) -> None:
+    if "crf=true" in words:
+        pytest.importorskip("pydensecrf", reason="the exact one takes a while")
+    capsys.readouterr()
+    score(run, "eval.limit=1", *words)
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in told if "does nothing" in line] == [f"note: {n}" for n in notes]
+
+
 def test_the_line_and_the_folder_say_windows(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,7 +54,7 @@ def work(composed: Composed, team: Alone) -> int:
     if team.leads:
         print(f"checkpoint: {path}", file=sys.stderr)
     trained = restored.asked_for(composed, path, device)
-    values = restored.inherit(composed, trained.config)
+    values = restored.protocol(composed, trained.config)
     if team.leads:
         check_protocol(values, trained)
     scored = input_of(values, composed, team)

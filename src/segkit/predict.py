@@ -34,7 +34,7 @@ def main(composed: Composed) -> int:
     trained = restored.asked_for(composed, path, device)
     if trained.scored:
         print(f"weights: {trained.scored}", file=sys.stderr)
-    values = restored.inherit(composed, trained.config)
+    values = restored.protocol(composed, trained.config)
     out = Path(values["out"]) if values["out"] else trained.run / "predictions"
     if not values["out"]:
         refuse_links(trained.run, out)

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from segkit.identity import digest
 from segkit.inference import crf_presets
 from segkit.models.segmenter import Segmenter
 from segkit.models.weights import load_segmenter
+from segkit.ranks import place
 from segkit.record import notice
-from segkit.rules import check
+from segkit.rules import check, idle
 from segkit.stored import restore, with_places
 
 # What an evaluation takes from the run unless it is typed: the data set's own protocol.
@@ -188,6 +190,15 @@ def check_values(config: Composed, where: Path) -> None:
         check(config.values, to_run=False)
     except ConfigError as error:
         raise CheckpointError("CONFIG", where, f"{error.where}: {error.what}", error.fix) from error
+
+
+def protocol(command: Composed, run: Composed) -> dict[str, Any]:
+    """What ``inherit`` gives; stderr is told which of the words that were typed change nothing."""
+    values = inherit(command, run)
+    if place().rank == 0:
+        for said in idle(values, typed_keys(command)):
+            print(f"note: {said}", file=sys.stderr)
+    return values
 
 
 def inherit(command: Composed, run: Composed) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Every broken rule is reported in one go, sorted by key, before any data set is o
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from segkit.errors import ConfigError
@@ -206,6 +206,27 @@ def check_protocol(values: Mapping[str, Any]) -> Iterator[ConfigError]:
     if values.get("strip") and not values["crf"]:
         what = "shows what the CRF does, and crf=false"
         yield ConfigError("STRIP", "strip, crf", what, "type crf=true")
+
+
+def idle(values: Mapping[str, Any], typed: Collection[str]) -> list[str]:
+    """Of the keys that were ``typed`` for a protocol, those that change nothing, and why.
+
+    ``values`` are those that count in the end: what a run brings along makes a key work, too.
+    """
+    views = "ms=true or flip=true"
+    needs = {
+        "densecrf.": (values["crf"], "crf=true"),
+        "eval.window.overlap": (values["eval"]["window"]["size"], "eval.window.size"),
+        "eval.window.weighting": (values["eval"]["window"]["size"], "eval.window.size"),
+        "tta.scales": (values["ms"], "ms=true"),
+        "tta.fusion": (values["ms"] or values["flip"], views),
+    }
+    return [
+        f"{key} does nothing without {missing}"
+        for key in sorted(typed)
+        for start, (works, missing) in needs.items()
+        if key.startswith(start) and not works
+    ]
 
 
 def check_schedule(values: Mapping[str, Any]) -> Iterator[ConfigError]:

@@ -42,7 +42,7 @@ def main(composed: Composed) -> int:
     trained = restored.asked_for(composed, path, device)
     check_classes(trained, SERVERS[name])
     server = server_of(name, composed, trained)
-    archive = written(trained, restored.inherit(composed, trained.config), server, device)
+    archive = written(trained, restored.protocol(composed, trained.config), server, device)
     report(archive, check(archive, server, server.sizes()))
     print(f"upload it by hand: {server.address}")
     return ExitCode.OK

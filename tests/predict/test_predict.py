@@ -65,6 +65,13 @@ def test_a_strip_shows_the_mean_field_on_its_way(run: Path) -> None:
     assert len(np.unique(tile.reshape(-1, 3), axis=0)) > 100, "the image comes first"
 
 
+def test_keys_that_change_nothing_are_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture("a.png")
+    assert predict(run, "a.png", "tta.fusion=max") == 0
+    said = "note: tta.fusion does nothing without ms=true or flip=true"
+    assert said in capsys.readouterr().err.splitlines()
+
+
 def test_a_strip_without_a_crf_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture("a.png")
     assert predict(run, "a.png", "strip=true") == 2
