@@ -21,6 +21,7 @@ from segkit.inference.memory import Memory
 from segkit.inference.predictor import Predictor
 from segkit.inference.windows import Window
 from segkit.models.segmenter import Segmenter
+from segkit.ranks import place
 from segkit.record import notice
 from segkit.report.signature import Signature
 from segkit.restored import Trained
@@ -95,7 +96,7 @@ def crf_stage(
         device,
         make_pool=make_pool,
         should_stop=should_stop,
-        say=notice,
+        say=notice if place().rank == 0 else lambda _: None,
     )
 
 
