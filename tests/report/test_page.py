@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -190,6 +191,28 @@ def test_no_class_counts():
     data = page(pages.document(matrix=np.zeros((3, 3), int), images=()))
     assert Parsed(data).texts["dd"][0] == "n/a"
     assert b"Largest confusions" not in data
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [((1, 1), "8 8"), ((30, 40), "320 240"), ((60, 80), "480 360"), ((240, 480), "480 240"),
+     ((720, 2), "2 720"), ((720, 360), "360 720")],
+)  # fmt: skip
+def test_small_images_are_not_blown_up(size, shown):
+    rgb = np.zeros((*size, 3), np.uint8)
+    with gallery.Spool() as spool:
+        spool.keep(0, torch.zeros(size, dtype=torch.uint8))
+        made = gallery.exhibit(
+            "a", rgb, rgb[..., 0], spool.taken(0), miou=1, accuracy=1, colours=[(1, 2, 3)], ignore=9
+        )
+    found = pages.document(images=())
+    images = Parsed(page(replace(found, gallery=[Group("all", [made])]))).all("img")
+    assert {f"{image['width']} {image['height']}" for image in images} == {shown}
+
+
+def test_boundaries_are_told_in_percent():
+    notes = Parsed(page(pages.document())).texts["p"]
+    assert [note for note in notes if "within 2 % of" in note and "within 0.75 % of" in note]
 
 
 @pytest.mark.parametrize("images", [(), ("the only one",)])

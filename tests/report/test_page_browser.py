@@ -1,6 +1,7 @@
 """report.html in a real browser: headless Chromium, where it is installed."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from chromium import PROGRAM, Chromium
 from PIL import Image
 
+from segkit.report.gallery import Group
 from segkit.report.page import page
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium here")
@@ -75,6 +77,51 @@ def test_nothing_sticks_out(browser, request, name, width):
     # A phone widens its layout where something does not fit; this is what would tell.
     assert browser.run("visualViewport.scale") == 1
     assert browser.run("document.documentElement.clientWidth") <= width
+
+
+def test_tables_fit_on_a_small_phone(browser, tmp_path):
+    path = tmp_path / "report.html"
+    names = ("sky", "sign_symbol", "traffic light or sign", "motorcyclist-" * 3)
+    path.write_bytes(page(pages.document(names)))
+    browser.open(path, width=320)
+    browser.run("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    hidden = "[...document.querySelectorAll('.scroll')].map((s) => s.scrollWidth - s.clientWidth)"
+    assert browser.run(hidden) == [0] * browser.run("document.querySelectorAll('.scroll').length")
+    apart = browser.run(
+        "[...document.querySelectorAll('.classes tbody th')].map((th) =>"
+        "th.querySelector('svg').getBoundingClientRect().top"
+        "- th.querySelector('bdi').getClientRects()[0].top)"
+    )
+    assert len(apart) == 4
+    assert all(0 <= distance < 10 for distance in apart), "a swatch is on its name's first line"
+
+
+def test_tiny_pictures_stay_small(browser, tmp_path):
+    path = tmp_path / "report.html"
+    found = pages.document(images=())
+    tiny = pages.picture("tiny", size=(10, 1))
+    path.write_bytes(page(replace(found, gallery=[Group("all", [tiny, pages.picture("plain")])])))
+    browser.open(path)
+    boxes = browser.run(
+        "[...document.querySelectorAll('.layers')].map((layers) => [layers,"
+        "...layers.querySelectorAll('img')].map((e) => e.getBoundingClientRect())"
+        ".map((box) => [box.x, box.width, box.height].map(Math.round).join(' ')))"
+    )
+    small, plain = (set(own) for own in boxes)
+    assert len(small) == len(plain) == 1, "all layers have one place"
+    assert small.pop().split()[1:] == ["8", "80"]
+    assert int(plain.pop().split()[1]) >= 380
+
+
+def test_a_class_without_truth_is_told(browser, tmp_path):
+    path = tmp_path / "report.html"
+    matrix = np.array([[90, 10, 0], [30, 60, 10], [0, 0, 0]])
+    path.write_bytes(page(pages.document(matrix=matrix)))
+    browser.open(path)
+    for cell in (6, 8):
+        browser.run(f"document.querySelectorAll('.matrix td')[{cell}].click()")
+        told = browser.run("document.getElementById('readout').textContent")
+        assert told == "tree: there is none in the truth, so nothing could be found or mistaken"
 
 
 def test_light_and_dark(browser, report):

@@ -12,7 +12,7 @@ from typing import Any
 from segkit.errors import one_line, without_secrets
 from segkit.report import charts
 from segkit.report.curves import draw_curve
-from segkit.report.gallery import Exhibit, Group
+from segkit.report.gallery import HIGHEST, WIDEST, Exhibit, Group
 from segkit.report.number_tables import Table, boundary_tables, category_tables
 from segkit.report.pictures import RIGHT, WRONG
 from segkit.report.signature import percent
@@ -21,6 +21,7 @@ _LAYERS = ("Image", "Truth", "Prediction", "Error")
 _MOST_MISTAKES = 12
 _FEW = 9
 _ROOM_FOR_NUMBERS = 24  # classes up to which a matrix of numbers is read by anybody
+_LARGEST = 8  # times its size: what is larger shows nothing but pixels
 _LEGEND = 40  # longer, and a legend hides the pictures
 
 # Fields of the signature as a reader calls them; one not listed here is shown by its own name.
@@ -276,12 +277,15 @@ def _gallery_parts(document: Document) -> dict[str, Any]:
 
 def _exhibit(found: Exhibit) -> dict[str, Any]:
     drawn = (found.truth, found.prediction, found.error)
+    times = min(_LARGEST, WIDEST / found.width, HIGHEST / found.height)
+    width, height = round(times * found.width), round(times * found.height)
     return {
         "id": _text(found.id),
         "miou": percent(found.miou),
         "accuracy": percent(found.accuracy),
-        "width": found.width,
-        "height": found.height,
+        "width": width,
+        "height": height,
+        "small": width < WIDEST,
         "layers": [_uri("image/jpeg", found.photo), *(_uri("image/png", data) for data in drawn)],
     }
 

@@ -50,9 +50,9 @@ def boundary_tables(found: Mapping[str, Any] | None) -> list[Table]:
     if not found:
         return []
     note = (
-        f"Boundary IoU: IoU of the strips within {found['distance']:g} of the image's diagonal "
-        f"from a segment's outline. Boundary F: of the outlines themselves, a match within "
-        f"{found['tolerance']:g} of the diagonal."
+        f"Boundary IoU: IoU of the strips within {100 * found['distance']:g} % of the image's "
+        f"diagonal from a segment's outline. Boundary F: of the outlines themselves, a match "
+        f"within {100 * found['tolerance']:g} % of the diagonal."
     )
     columns = {
         "boundary IoU": (found["iou"], found["miou"]),

@@ -59,7 +59,7 @@ if (matrix) {
   const sums = data.confusion.map((row) => row.reduce((a, b) => a + b, 0));
   const words = (t, p) => {
     const count = data.confusion[t][p];
-    if (!sums[t]) return `${data.names[t]}: no pixel in the truth; ${data.names[p]} was predicted for none of it`;
+    if (!sums[t]) return `${data.names[t]}: there is none in the truth, so nothing could be found or mistaken`;
     const share = (100 * count / sums[t]).toFixed(2);
     const verb = t === p ? "found" : `taken for ${data.names[p]}`;
     return `${data.names[t]}: ${share} % ${verb} (${count.toLocaleString("en")} of ${sums[t].toLocaleString("en")} pixels)`;
