@@ -1,18 +1,23 @@
 """Broken inputs of a prediction: each is named, the others are done."""
 
+import resource
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from predicting import found, last_line, picture, predict
+from predicting import film, found, last_line, picture, predict
 
 from segkit import cli, outputs
 from segkit.errors import EnvironmentFault
 from segkit.inference.predictor import Predictor
+from segkit.report.video import write_video
 
 
 def cut(path: str) -> None:
@@ -121,6 +126,37 @@ def test_a_full_disk_ends_the_batch(
     picture("b.png")
     assert predict(run, "a.png", "b.png") == 6
     assert last_line(capsys).startswith("segkit: error[ENV-DISK-FULL]: out/labels/a.png")
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The system takes no byte behind these, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_film_that_the_disk_does_not_take_is_none(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def short(*film: Any) -> bool:
+        with files_of_at_most(2_000):
+            return write_video(*film)
+
+    film(Path("clip.avi"), 12, (160, 120))
+    with monkeypatch.context() as patched:
+        patched.setattr(outputs, "write_video", short)
+        assert predict(run, "clip.avi") == 6
+    line = last_line(capsys)
+    assert line.startswith("segkit: error[ENV-FILM]: out/overlay/clip.mp4: a film of 12 frames")
+    assert "make room, then type the command again" in line
+    assert not found("*.mp4")
+    assert not found("*.tmp")
+    assert predict(run, "clip.avi") == 0, "nothing is recorded as finished"
+    assert found("*.mp4") == ["overlay/clip.mp4"]
 
 
 def test_several_processes_would_all_do_everything(
