@@ -13,7 +13,7 @@ from segkit.config import Composed
 from segkit.data.bars import size as bytes_text
 from segkit.engine.signals import StopRequested, stopping
 from segkit.errors import ConfigError, DataError, ExitCode, one_line
-from segkit.finished import Finished
+from segkit.finished import RECORD, Finished
 from segkit.record import notice
 from segkit.report.names import prediction_path
 from segkit.restored import Trained
@@ -35,7 +35,8 @@ def main(composed: Composed) -> int:
     if values["check"]:
         server = server_of(name, composed, None)
         path = restored.typed_path(values["check"])
-        return report(path, check(path, server, server.sizes()))
+        own = {".lock", RECORD, server.archive}  # what submit itself writes beside the maps
+        return report(path, check(path, server, server.sizes(), own))
     device = parts.device_of(values)
     path = restored.find(values["ckpt"], values["runs"], values["ckpt_kind"])
     print(f"checkpoint: {path}", file=sys.stderr)
@@ -121,14 +122,16 @@ def check_classes(trained: Trained, server: type[Server]) -> None:
 
 
 def name_of(values: parts.Values, server: Server, digest: str) -> str:
-    """A folder name for what is submitted: ``voc-test-os8-ms-1a2b3c``."""
+    """A folder name for what is submitted: ``voc-comp6-test-os8-ms-1a2b3c``."""
     flags = [flag for flag in ("ms", "flip", "crf") if values[flag]]
     own = [f"os{values['os']}"] if values["os"] else []
-    return "-".join([server.name, server.split, *own, *flags, digest[:6]])
+    return "-".join([server.task, server.split, *own, *flags, digest[:6]])
 
 
 def report(path: Path, found: Checked) -> ExitCode:
     """Say what was found; ``DataError`` where a server would not take it."""
+    for note in found.notes:
+        notice(note)
     for where, what in found.faults:
         print(f"segkit: error[DATA-SUBMISSION]: {one_line(f'{where}: {what}')}", file=sys.stderr)
     if found.faults:
@@ -165,7 +168,11 @@ class LabelMaps:
         write_whole(self._place(name), self.server.encoded(found))
 
     def drop(self, name: str, files: Collection[str]) -> None:
-        """There is one file of an image, and it is replaced."""
+        """Remove the map of another ``comp``; one in the same place is replaced."""
+        [own] = self.files(name)
+        for file in set(files) - {own}:
+            if Path(file).name == Path(own).name:
+                prediction_path(self.out, file.removesuffix(".png")).unlink(missing_ok=True)
 
     def film(self, name: str, frames: Sequence[str], rate: float) -> list[str]:  # noqa: ARG002
         """No server takes videos."""

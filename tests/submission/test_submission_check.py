@@ -1,12 +1,15 @@
 """Archives of others: every fault has a line, and what could do harm is not read."""
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import stat
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,8 +55,8 @@ def checked(server: str, root: Path, path: Path, capsys: pytest.CaptureFixture[s
 
 
 def faults(lines: list[str]) -> list[str]:
-    """What was wrong, of an archive with faults and no other trouble."""
-    code, *err = lines
+    """What was wrong, of an archive with faults and no other trouble; notes are left out."""
+    code, *err = [line for line in lines if line.isdigit() or "error[" in line]
     assert code == "3"
     assert f": {len(err) - 1} fault" in err[-1]
     prefix = "segkit: error[DATA-SUBMISSION]: "
@@ -70,7 +73,23 @@ def test_any_form_of_a_sound_submission(
     path = tmp_path / f"x.{form}"
     makers = {"tgz": small.tgz, "tar": small.tar, "zip": small.zipped, "folder": small.lay}
     makers[form](maps, path)
-    assert checked("voc", voc_root, path, capsys) == ["0"]
+    code, *notes = checked("voc", voc_root, path, capsys)
+    assert code == "0"
+    kind = {"tar": "a tar that is not packed", "zip": "a zip"}.get(form)
+    wanted = "the server asks for results.tgz, a tar packed with gzip"
+    assert notes == ([f"segkit: x.{form} is {kind}; {wanted}"] if kind else [])
+
+
+@pytest.mark.parametrize(("packing", "module"), [("bzip2", bz2), ("xz", lzma)])
+def test_other_packings_are_sound_but_not_what_the_server_asks_for(
+    packing: str, module: Any, maps: Maps, voc_root: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = small.tar(maps, tmp_path / "results.tgz")
+    path.write_bytes(module.compress(path.read_bytes()))
+    code, note = checked("voc", voc_root, path, capsys)
+    assert code == "0"
+    assert f"results.tgz is a tar packed with {packing}; the server asks for results.tgz" in note
 
 
 def test_grey_maps_and_any_folder_and_ending_of_the_name(
@@ -178,7 +197,6 @@ def jpeg() -> bytes:
         (b"", "is no sound PNG"),
         (png(np.full((12, 17), 21, np.uint8)), "has the values 21"),
         (png(np.arange(204, dtype=np.uint8).reshape(12, 17)), "has the values 21, 22, 23, 24, 25"),
-        (png() + bytes(17 * 2**20), "has more than 16777216 bytes"),
     ],
 )
 @pytest.mark.parametrize("form", ["zip", "folder"])
@@ -191,6 +209,51 @@ def test_a_map_that_is_none(
     path = small.zipped(maps, tmp_path / "x") if form == "zip" else small.lay(maps, tmp_path / "x")
     [line] = faults(checked("voc", voc_root, path, capsys))
     assert line.startswith(f"{name}: {says}")
+    assert "0x" not in line
+
+
+def test_a_map_of_a_folder_that_is_too_large(
+    maps: Maps, voc_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = next(iter(maps))
+    maps[name] += bytes(17 * 2**20)
+    [line] = faults(checked("voc", voc_root, small.lay(maps, tmp_path / "x"), capsys))
+    assert line == f"{name}: has more than 16777216 bytes"
+
+
+def test_doubled_names_are_faults(
+    maps: Maps, voc_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = next(iter(maps))
+    tgz = with_member(tmp_path / "x.tgz", maps, tarfile.TarInfo(name), maps[name])
+    zipped = small.zipped(maps, tmp_path / "x.zip")
+    with zipfile.ZipFile(zipped, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr(name, rgb())
+    [line] = faults(checked("voc", voc_root, tgz, capsys))
+    assert line == f"{name}: there are 2 label maps of this image"
+    # Each of the two is looked at.
+    lines = faults(checked("voc", voc_root, zipped, capsys))
+    assert [*lines] == [f"{name}: is a PNG of mode RGB; palette (P) or grey (L), 8 bits", line]
+
+
+def test_an_archive_of_the_other_comp_has_one_line(
+    maps: Maps, voc_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {name.replace("comp6", "comp5"): content for name, content in maps.items()}
+    path = small.tgz(other, tmp_path / "x.tgz")
+    [line] = faults(checked("voc", voc_root, path, capsys))
+    assert line == "x.tgz: this is comp5: type comp=5"
+    assert cli.main(["submit", "voc", f"dataset.root={voc_root}", f"check={path}", "comp=5"]) == 0
+
+
+def test_cityscapes_passes_over_other_files(
+    street_maps: Maps, streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    street_maps |= {"readme.txt": b"hello", "results/notes.md": b"hello"}
+    code, note = checked("cityscapes", streets, small.zipped(street_maps, tmp_path / "x"), capsys)
+    assert code == "0"
+    what = "no label map of test: readme.txt and 1 more; the server skips it"
+    assert note == f"segkit: {what}"
 
 
 def test_a_pixel_bomb_is_found_by_its_header(
@@ -295,6 +358,13 @@ def test_bombs_cost_nothing(
         member.size = 2**40
         file.write(member.tobuf())
     refused(checked("voc", voc_root, tmp_path / "x.tgz", capsys), "bytes, at most")
+    small_bomb = {"bomb.png": bytes(17 * 2**20)}
+    for make in (small.tgz, small.zipped):
+        lines = checked("voc", voc_root, make(small_bomb, tmp_path / "b"), capsys)
+        refused(lines, "bomb.png' claims 17825792 bytes, at most 16777216; it is not read")
+    twice = {f"{number}.png": bytes(9 * 2**20) for number in range(2)}
+    path = small.tgz(twice, tmp_path / "y.tgz")
+    refused(checked("voc", voc_root, path, capsys), "brings the archive to 18874368 bytes")
     many = {f"{number}.png": b"" for number in range(1100)}
     path = small.zipped(many, tmp_path / "x.zip")
     refused(checked("voc", voc_root, path, capsys), "more than 1006 members")

@@ -107,7 +107,44 @@ def test_inside_the_run_each_protocol_has_a_folder(voc_run: Path) -> None:
         assert submit(voc_run, *words) == 0
     found = sorted(path.name for path in (voc_run / "submissions").iterdir())
     assert len(found) == 2
-    assert [name[: name.rindex("-")] for name in found] == ["voc-test", "voc-test-flip"]
+    assert [name[: name.rindex("-")] for name in found] == ["voc-comp6-test", "voc-comp6-test-flip"]
+
+
+def test_each_comp_has_its_own_folder_and_leaves_no_maps_of_the_other(
+    voc_run: Path, voc_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    folder = out / "results/VOC2012/Segmentation"
+    for comp in (5, 6):
+        assert submit(voc_run, f"comp={comp}") == 0
+        made = f"{voc_run}/submissions/voc-comp{comp}-test-"
+        assert made in capsys.readouterr().out
+        assert submit(voc_run, f"comp={comp}", f"out={out}") == 0
+        assert [path.parent.name for path in folder.rglob("*.png")] == [f"comp{comp}_test_cls"] * 3
+        words = ["submit", "voc", f"dataset.root={voc_root}", f"comp={comp}"]
+        assert cli.main([*words, f"check={out}"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["voc", "street"])
+def test_the_folder_that_was_written_is_sound(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    run = request.getfixturevalue(f"{kind}_run")
+    root = request.getfixturevalue("voc_root" if kind == "voc" else "streets")
+    assert submit(run, f"out={tmp_path}") == 0
+    assert (tmp_path / ".lock").exists()
+    words = ["submit", "voc" if kind == "voc" else "cityscapes", f"dataset.root={root}"]
+    capsys.readouterr()
+    monkeypatch.chdir(tmp_path / "results")
+    for folder in (tmp_path, tmp_path / "results", "."):
+        assert cli.main([*words, f"check={folder}"]) == 0
+        told = capsys.readouterr()
+        assert told.out.endswith("label maps, sound\n")
+        assert "no label map" not in told.err
+    (tmp_path / "results/.lock").touch()  # none of submit's own
+    assert cli.main([*words, f"check={tmp_path}"]) == (3 if kind == "voc" else 0)
+    assert "results/.lock" in capsys.readouterr().err
 
 
 # -- round trip ----------------------------------------------------------------------------------
@@ -115,7 +152,7 @@ def test_inside_the_run_each_protocol_has_a_folder(voc_run: Path) -> None:
 
 def matrix_of(archive: Path, server: Server) -> list[list[int]]:
     """The confusion matrix of an archive against the truth."""
-    maps = dict(values_of(archive, server, len(server.images)))
+    maps = dict(values_of(archive, server))
     confusion = ConfusionMatrix(server.labels.num_classes, server.labels.ignore_label, "cpu")
     for index, sample in enumerate(server.images.ids):
         truth = torch.from_numpy(server.images.read_label(index).astype(np.int64))

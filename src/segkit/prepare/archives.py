@@ -54,6 +54,8 @@ class Judge:
 
     archive: Path
     budget: Budget
+    most: float = math.inf  # bytes of one member
+    doubles: bool = False  # whether a file may be there twice: to be seen, not to be written
     claimed: int = 0
     sizes: dict[str, int] = field(default_factory=dict)
     _folders: set[str] = field(default_factory=set)
@@ -73,6 +75,8 @@ class Judge:
         if not path.parts:
             raise self.refusal(name, "has no name")
         self._place(path, is_folder=False)
+        if claimed > self.most:
+            raise self.refusal(name, f"claims {claimed} bytes, at most {self.most}")
         self.claimed += claimed
         if claimed < 0 or self.claimed > self.budget.bytes:
             what = f"brings the archive to {self.claimed} bytes, at most {self.budget.bytes}"
@@ -114,7 +118,9 @@ class Judge:
                 if text in self.sizes:
                     raise self.refusal(str(path), f"needs a folder where {text!r} is a file")
                 self._folders.add(text)
-        if not is_folder and (str(path) in self.sizes or str(path) in self._folders):
+        if is_folder:
+            return
+        if str(path) in self._folders or (str(path) in self.sizes and not self.doubles):
             raise self.refusal(str(path), "is there twice")
 
 
@@ -134,19 +140,26 @@ def extract(archive: Path, into: Path, pick: Pick, budget: Budget) -> None:
             _extract_tar(stream, Judge(archive, budget), into, pick)
 
 
-def contents(archive: Path, budget: Budget) -> Generator[tuple[str, Read], None, None]:
+def contents(
+    archive: Path, budget: Budget, most: float = math.inf
+) -> Generator[tuple[str, Read], None, None]:
     """Name of every file in a tar or zip, as ``extract`` judges them, and what reads its beginning.
 
-    A file is read before the next is asked for; nothing is written. Raises what ``extract`` raises,
-    and so does reading.
+    But a name may come twice, and a file that claims more than ``most`` bytes refuses the archive
+    before anything of it is unpacked. A file is read before the next is asked for; nothing is
+    written. Raises what ``extract`` raises, and so does reading.
     """
-    judge = Judge(archive, budget)
-    with open_file(archive) as file, _faults(archive):
-        head = file.read(4)
-        if head[:2] == b"PK":
-            yield from _contents_of_zip(file, judge)
-        else:
-            yield from _contents_of_tar(_Bounded(file, _COMPRESSED.get(head[:2]), archive), judge)
+    judge = Judge(archive, budget, most, doubles=True)
+    try:
+        with open_file(archive) as file, _faults(archive):
+            head = file.read(4)
+            if head[:2] == b"PK":
+                yield from _contents_of_zip(file, judge)
+            else:
+                stream = _Bounded(file, _COMPRESSED.get(head[:2]), archive)
+                yield from _contents_of_tar(stream, judge)
+    except RefusedError as error:  # nobody asked for anything to be extracted
+        raise RefusedError(error.name, error.where, error.what, "it is not read") from error
 
 
 def _contents_of_tar(stream: "_Bounded", judge: Judge) -> Iterator[tuple[str, Read]]:
@@ -159,7 +172,7 @@ def _contents_of_tar(stream: "_Bounded", judge: Judge) -> Iterator[tuple[str, Re
 
 def _contents_of_zip(file: BinaryIO, judge: Judge) -> Iterator[tuple[str, Read]]:
     with _zip(file, judge.archive, judge.budget) as opened:
-        for name, member in _judged_zip(opened, judge).items():
+        for name, member in _judged_zip(opened, judge):
             with opened.open(member) as content:
                 yield name, partial(_read, content, judge.archive)
 
@@ -275,7 +288,7 @@ def _directory_bytes(file: BinaryIO) -> int:
 
 
 def _extract_zip(opened: zipfile.ZipFile, judge: Judge, into: Path, pick: Pick) -> None:
-    members = _judged_zip(opened, judge)
+    members = dict(_judged_zip(opened, judge))
     targets = _targets(judge, pick)
     with _fresh(judge, into, targets) as write:
         for name in sorted(targets, key=lambda name: members[name].header_offset):
@@ -283,13 +296,9 @@ def _extract_zip(opened: zipfile.ZipFile, judge: Judge, into: Path, pick: Pick) 
                 write(name, content)
 
 
-def _judged_zip(opened: zipfile.ZipFile, judge: Judge) -> dict[str, zipfile.ZipInfo]:
-    members = {}
-    for member in opened.infolist():
-        name = _judge_zip(member, judge)
-        if name is not None:
-            members[name] = member
-    return members
+def _judged_zip(opened: zipfile.ZipFile, judge: Judge) -> list[tuple[str, zipfile.ZipInfo]]:
+    judged = [(_judge_zip(member, judge), member) for member in opened.infolist()]
+    return [(name, member) for name, member in judged if name is not None]
 
 
 def _judge_zip(member: zipfile.ZipInfo, judge: Judge) -> str | None:

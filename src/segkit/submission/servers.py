@@ -3,8 +3,8 @@
 import io
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Set
-from pathlib import Path
+from collections.abc import Iterable, Set
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from segkit.data.pairs import FilePairs
 from segkit.data.voc import Voc
 
 _VOC_IMAGES = 1456  # of test (facts 5.1)
+COMPS = (5, 6)
 Size = tuple[int, int]  # height, width
 
 
@@ -31,12 +32,15 @@ class Server(ABC):
     """A benchmark's server and one split of its images.
 
     ``allowed`` are the values that a label map may hold, ``archive`` is the name of what is
-    uploaded.
+    uploaded, ``packing`` its kind in words. ``passes_over``: whether files that are no label maps
+    are left alone.
     """
 
     name: ClassVar[str]
     labels: ClassVar[LabelSet]
     archive: ClassVar[str]
+    packing: ClassVar[str]
+    passes_over: ClassVar[bool]
     allowed: ClassVar[range]
     address: ClassVar[str]
 
@@ -65,6 +69,15 @@ class Server(ABC):
         return {str(i): size_of(path) for i, path in zip(self.images.ids, paths, strict=True)}
 
     @property
+    def task(self) -> str:
+        """The server and the one of its competitions that is meant, as part of a folder's name."""
+        return self.name
+
+    def advice(self, members: Iterable[str]) -> str:  # noqa: ARG002
+        """What to type instead, where these files, none of them wanted, answer another question."""
+        return ""
+
+    @property
     def shortage(self) -> str:
         """What this copy of the test split lacks, where its reader does not say so itself."""
         return ""
@@ -84,6 +97,8 @@ class VocServer(Server):
     name = "voc"
     labels = VOC
     archive = "results.tgz"
+    packing = "a tar packed with gzip"
+    passes_over = False
     allowed = range(VOC.num_classes)
     address = "host.robots.ox.ac.uk:8080"
 
@@ -93,7 +108,19 @@ class VocServer(Server):
         self._samples = {str(i) for i in self.images.ids}
 
     def member(self, sample: str) -> str:
-        return f"results/VOC2012/Segmentation/comp{self.comp}_{self.split}_cls/{sample}.png"
+        return f"{self._folder(self.comp)}/{sample}.png"
+
+    def _folder(self, comp: int) -> str:
+        return f"results/VOC2012/Segmentation/comp{comp}_{self.split}_cls"
+
+    @property
+    def task(self) -> str:
+        return f"{self.name}-comp{self.comp}"
+
+    def advice(self, members: Iterable[str]) -> str:
+        folders = {str(PurePosixPath(member).parent) for member in members}
+        other = next((comp for comp in COMPS if self._folder(comp) in folders), self.comp)
+        return f"this is comp{other}: type comp={other}" if other != self.comp else ""
 
     def sample_of(self, member: str) -> str | None:
         sample = Path(member).stem
@@ -125,6 +152,8 @@ class CityscapesServer(Server):
     name = "cityscapes"
     labels = CITYSCAPES
     archive = "results.zip"
+    packing = "a zip"
+    passes_over = True  # getPrediction looks for the file of each image, and for no others
     allowed = range(max(label_id for label_id, *_ in CITYSCAPES_TABLE) + 1)
     address = "www.cityscapes-dataset.com"
 
