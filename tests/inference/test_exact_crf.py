@@ -50,8 +50,11 @@ def test_ten_iterations_equal_the_sums(normalization, kind, height, width, class
     holds(DenseCrf(normalization=normalization), rgb, probabilities)
 
 
+SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in NORMALIZATIONS[1:]]
+
+
 @pytest.mark.data
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("normalization", ["after", *SLOW])
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_pieces_of_photos_equal_the_sums(normalization, number):
     folder = Path(os.environ.get("SEGKIT_DATA", "unset")) / "densecrf"
@@ -59,7 +62,7 @@ def test_pieces_of_photos_equal_the_sums(normalization, number):
         pytest.skip("densecrf is not in SEGKIT_DATA")
     rgb = np.asarray(Image.open(folder / f"im{number}.png").convert("RGB"))
     marks = np.asarray(Image.open(folder / f"anno{number}.png").convert("RGB"))
-    holds(DenseCrf(normalization=normalization), *cut(rgb, marks, 40, 44, 21))
+    holds(DenseCrf(normalization=normalization), *cut(rgb, marks, 30, 34, 21))
 
 
 @pytest.mark.slow
@@ -133,7 +136,7 @@ def test_blocks_done_together_give_the_same(monkeypatch, keys):
 def test_three_products_of_tf32_are_enough(monkeypatch, normalization):
     monkeypatch.setattr(bilateral.F, "scaled_dot_product_attention", three_products)
     for kind in ("random", "hard"):
-        holds(DenseCrf(normalization=normalization), *scene(kind, 30, 37, 21))
+        holds(DenseCrf(normalization=normalization), *scene(kind, 22, 25, 21))
 
 
 def test_half_precision_is_not_enough(monkeypatch):
@@ -192,11 +195,11 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("normalization", ["after", "symmetric"])
 def test_pairs_of_pixels_are_never_in_memory(normalization):
     """Not even where every pixel matters to every other one."""
-    rgb, probabilities = scene("flat", 64, 80, 4)
+    rgb, probabilities = scene("flat", 48, 60, 4)
     with Largest() as largest:
         refined(DenseCrf(1, normalization=normalization), rgb, probabilities)
-    pixels = 64 * 80
-    assert largest.elements <= 40 * pixels < pixels**2 / 100
+    pixels = 48 * 60
+    assert largest.elements <= 40 * pixels < pixels**2 / 50
 
 
 def test_too_little_memory_says_what_to_type(monkeypatch):
