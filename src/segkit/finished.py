@@ -22,18 +22,23 @@ from segkit.report.names import make_folder, prediction_path
 from segkit.whole_files import LEFTOVER, append, write_whole
 
 RECORD = "predictions.jsonl"
+TAKEN = "NAME-TAKEN"
 _MOST_BYTES = 2**30
 _CHUNK = 2**20
 
 
 @dataclass(frozen=True)
 class Line:
-    """``content`` and ``protocol`` are digests; ``files`` has the bytes of each file by name."""
+    """``content`` and ``protocol`` are digests; ``files`` has the bytes of each file by name.
+
+    ``source`` is the absolute path of the input. Without files it says that they were removed.
+    """
 
     id: str
     content: str
     protocol: str
     files: Mapping[str, int]
+    source: str = ""
 
 
 class Finished:
@@ -46,10 +51,11 @@ class Finished:
 
     def __init__(self, out: Path, protocol: str, folders: Iterable[str]) -> None:
         self.out, self.protocol = out, protocol
+        self._folders = tuple(folders)
         make_folder(out)
         path = prediction_path(out, RECORD.removesuffix(".jsonl"), ".jsonl")
         self._lock = Lock(out / ".lock", "OUT-LOCKED", "wait for it, or choose another out=")
-        _clean(out, folders)
+        _clean(out, self._folders)
         self._path, self._lines = path, _read(path)
         # Without what a kill tore off, and without lines that later ones replace.
         write_whole(path, b"".join(map(_encoded, self._lines.values())))
@@ -68,12 +74,43 @@ class Finished:
         line = self._lines.get(name)
         return line.files if line else ()
 
-    def add(self, name: str, content: str, files: Collection[str]) -> None:
+    def refuse(self, name: str, content: str, source: Path) -> None:
+        """Raise ``DataError`` where ``name`` has results of another input's other bytes."""
+        line = self._lines.get(name)
+        if line is not None and not _is_of(line, content, source):
+            what = f"{self.out / next(iter(line.files))} is the result of {line.source}"
+            raise DataError(TAKEN, source, what, "type out= for another folder")
+
+    def outdated(self, name: str, content: str, source: Path) -> list[str]:
+        """Which results of ``source``, at ``name`` and below it, are not of this protocol and
+        these bytes."""
+        now = self.protocol, _bytes_of(content)
+        return [
+            line.id
+            for line in self._lines.values()
+            if f"{line.id}/".startswith(f"{name}/")
+            and line.files
+            and _is_of(line, content, source)
+            and (line.protocol, _bytes_of(line.content)) != now
+        ]
+
+    def remove(self, name: str) -> None:
+        """Remove what an earlier call wrote for the picture ``name``, and its line."""
+        for file in self.before(name):
+            if file.split("/")[0] in self._folders:  # the record may be anybody's
+                place = Path(file)
+                path = prediction_path(self.out, place.with_suffix(""), place.suffix)
+                path.unlink(missing_ok=True)
+        self._note(Line(name, "", "", {}))
+
+    def add(self, name: str, content: str, files: Collection[str], source: Path) -> None:
         """Note that ``files`` are whole."""
         sizes = {file: (self.out / file).stat().st_size for file in files}
-        line = Line(name, content, self.protocol, sizes)
+        self._note(Line(name, content, self.protocol, sizes, _absolute(source)))
+
+    def _note(self, line: Line) -> None:
         append(self._path, _encoded(line))
-        self._lines[name] = line
+        self._lines[line.id] = line
 
     def release(self) -> None:
         self._lock.release()
@@ -83,6 +120,22 @@ class Finished:
         if file not in line.files or path.is_symlink() or not path.is_file():
             return False
         return path.stat().st_size == line.files[file]
+
+
+def _absolute(source: Path) -> str:
+    return os.path.normpath(source.absolute())
+
+
+def _is_of(line: Line, content: str, source: Path) -> bool:
+    """Whether ``line`` is about ``source``, or a file of the same bytes (it was moved)."""
+    known = bool(line.files and line.source)
+    same = _bytes_of(line.content) == _bytes_of(content)
+    return not known or same or line.source == _absolute(source)
+
+
+def _bytes_of(content: str) -> str:
+    """What stands for the bytes of a file in what stands for a frame of it."""
+    return content.split("/")[0]
 
 
 def _clean(out: Path, folders: Iterable[str]) -> None:
@@ -128,7 +181,8 @@ def _read(path: Path) -> dict[str, Line]:
         what = f"a record of more than {_MOST_BYTES} bytes"
         raise DataError("RECORD", path, what, "remove it; all pictures are then done again")
     lines = (_line(text) for text in raw.splitlines())
-    return {line.id: line for line in lines if line is not None}
+    last = {line.id: line for line in lines if line is not None}
+    return {name: line for name, line in last.items() if line.files}
 
 
 def _line(text: bytes) -> Line | None:
@@ -137,5 +191,7 @@ def _line(text: bytes) -> Line | None:
         line = Line(**json.loads(text))
     except (ValueError, TypeError, RecursionError):
         return None
-    texts = all(isinstance(part, str) for part in (line.id, line.content, line.protocol))
+    texts = all(
+        isinstance(part, str) for part in (line.id, line.content, line.protocol, line.source)
+    )
     return line if texts and isinstance(line.files, dict) else None

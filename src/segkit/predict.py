@@ -10,7 +10,13 @@ from segkit.errors import ExitCode
 from segkit.finished import Finished
 from segkit.outputs import KINDS, Outputs
 from segkit.protocol import mean_field_of
-from segkit.segmenting import Segmenting, Tally, protocol_digest, refuse_several_processes
+from segkit.segmenting import (
+    Segmenting,
+    Tally,
+    protocol_digest,
+    refuse_several_processes,
+    room_asked_for,
+)
 from segkit.sources import sources_of
 from segkit.whole_files import refuse_links
 
@@ -39,8 +45,9 @@ def main(composed: Composed) -> int:
     if not values["out"]:
         refuse_links(trained.run, out)
     kinds = ["labels", *(k for k in ("overlay", "probabilities", "strip") if values[k])]
-    finished = Finished(out, protocol_digest(trained, values, device), KINDS)
-    with stopping() as stop:
+    with room_asked_for():
+        finished = Finished(out, protocol_digest(trained, values, device), KINDS)
+    with room_asked_for(), stopping() as stop:
         work = Segmenting(
             trained,
             values,

@@ -23,7 +23,7 @@ from segkit.errors import (
     RefusedError,
     SegkitError,
 )
-from segkit.finished import Finished, digest_of, digest_of_file
+from segkit.finished import TAKEN, Finished, digest_of, digest_of_file
 from segkit.inference.crf_stage import Taken
 from segkit.limits import fault_of
 from segkit.protocol import crf_of, crf_stage, predictor_of, scales_of, window_of
@@ -96,6 +96,19 @@ class Tally:
         raise kind("INPUTS", first.where, f"{first.what}; {counted}", first.fix)
 
 
+@contextmanager
+def room_asked_for() -> Iterator[None]:
+    """Inside, a full disk asks for room and the same command: what is written is not redone."""
+    try:
+        yield
+    except EnvironmentFault as fault:
+        if fault.name != "DISK-FULL":
+            raise
+        what = fault.what.replace(": needs 0 bytes,", ":")  # a folder's own are not known
+        fix = "make room, then type the command again"
+        raise EnvironmentFault(fault.name, fault.where, what, fix) from fault
+
+
 def _fault_of_input(error: Exception, where: Path) -> SegkitError | None:
     """``error`` as a fault of the input ``where``, or None if others would have it too."""
     found = error if isinstance(error, SegkitError) else fault_of(error)
@@ -163,23 +176,44 @@ class Segmenting:
 
     def _source(self, source: Source) -> None:
         expected = source.expected
-        for photo in source.photos(self._is_done):
+
+        def is_done(name: str, content: str) -> bool:
             self.stop.check()
-            if source.expected != expected:
-                self.bar.total += source.expected - expected
-                expected = source.expected
-            self._photo(photo, source.where)
+            if isinstance(source, VideoFile):
+                self.finished.refuse(source.name, content, source.where)  # its film has that name
+            self.finished.refuse(name, content, source.where)
+            return self._is_done(name, content)
+
+        try:
+            for photo in source.photos(is_done):
+                self.stop.check()
+                if source.expected != expected:
+                    self.bar.total += source.expected - expected
+                    expected = source.expected
+                self._photo(photo, source.where)
+        except DataError as fault:
+            if not isinstance(source, VideoFile) or not source.frames or fault.name == TAKEN:
+                raise
+            self._tidy(source)
+            what = f"{fault.what}; no film is made of its {len(source.frames)} frames"
+            raise DataError(fault.name, fault.where, what, fault.fix) from fault
         if isinstance(source, VideoFile):
+            self._tidy(source)
             self._flush()
             self._film(source)
 
     def _is_done(self, name: str, content: str) -> bool:
-        self.stop.check()
         done = self.finished.has(name, content, self.keeper.files(name))
         if done:
             self.tally.found += 1
             self.bar.update()
         return done
+
+    def _tidy(self, source: VideoFile) -> None:
+        """Remove what an earlier call made otherwise of a video and this one does not replace."""
+        for name in self.finished.outdated(source.name, source.content, source.where):
+            if name not in source.frames:
+                self.finished.remove(name)
 
     def _photo(self, photo: Photo, source: Path) -> None:
         self.keeper.refuse(photo.id)
@@ -211,7 +245,7 @@ class Segmenting:
         name, content = asked.id, asked.photo.content
         self.keeper.drop(name, self.finished.before(name))
         self.keeper.write(name, asked.rgb, labels, asked.probabilities)
-        self.finished.add(name, content, self.keeper.files(name))
+        self.finished.add(name, content, self.keeper.files(name), asked.source)
         self.tally.made += 1
         self.bar.update()
 
@@ -221,7 +255,7 @@ class Segmenting:
             return
         files = self.keeper.film(source.name, source.frames, source.rate)
         if files:
-            self.finished.add(source.name, source.content, files)
+            self.finished.add(source.name, source.content, files, source.where)
 
 
 def tensor(rgb: np.ndarray) -> Tensor:

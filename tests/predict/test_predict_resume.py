@@ -94,6 +94,63 @@ def test_a_film_is_finished_by_the_second_call(
     assert times() == before
 
 
+def test_a_name_that_has_another_files_result_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = picture("mon/IMG_1.jpg", 1).absolute()
+    picture("tue/IMG_1.png", 2)
+    picture("tue/IMG_2.png", 3)
+    assert predict(run, "mon") == 0
+    before = times()
+    assert predict(run, "tue") == 3
+    line = last_line(capsys)
+    assert line.startswith("segkit: error[DATA-INPUTS]: tue/IMG_1.png: out/labels/IMG_1.png is the")
+    assert f"is the result of {first}" in line
+    assert "type out=" in line
+    after = times()
+    assert {name: after[name] for name in before} == before
+    assert "labels/IMG_2.png" in after, "the others are done"
+    Path("mon").rename("moved")
+    assert predict(run, "moved") == 0, "the same bytes have the same result"
+    assert said(capsys) == "0 predictions (1 of 1 were there already) in out"
+
+
+def test_a_video_does_not_take_the_place_of_anothers_frames(run: Path) -> None:
+    film(Path("clip.avi"), 3)
+    assert predict(run, "clip.avi") == 0
+    before = times()
+    Path("other").mkdir()
+    film(Path("other/clip.avi"), 2)
+    assert predict(run, "other/clip.avi", "flip=true") == 3
+    assert times() == before
+    assert found("*.mp4") == ["overlay/clip.mp4"]
+
+
+def test_nothing_of_another_protocol_stays_beside_a_videos_new_frames(run: Path) -> None:
+    film(Path("clip.avi"), 4)
+    assert predict(run, "clip.avi") == 0
+    assert predict(run, "clip.avi", "every=2", "overlay=false", "flip=true") == 0
+    left = [f"labels/clip/frame-00000{i}.png" for i in (0, 2)]
+    assert found() == left
+    assert not found("*.mp4")
+    lines = Path("out/predictions.jsonl").read_bytes().splitlines()
+    assert predict(run, "clip.avi", "every=2", "overlay=false", "flip=true") == 0
+    kept = Path("out/predictions.jsonl").read_bytes().splitlines()
+    assert (len(kept), len(lines)) == (2, 10), "4 + film, 2, and 3 that say what is gone"
+
+
+def test_a_video_that_breaks_off_has_no_film_and_says_so(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = film(Path("clip.avi"), 20, (320, 240))
+    assert predict(run, "clip.avi", "every=6") == 0
+    assert found("*.mp4") == ["overlay/clip.mp4"]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 7 // 10])
+    assert predict(run, "clip.avi", "every=6") == 3
+    assert "; no film is made of its " in last_line(capsys)
+    assert not found("*.mp4"), "that of the whole video is not its film"
+
+
 @pytest.mark.parametrize(
     "tail",
     [b'{"id": "b", "cont', b"\xff\xfe\n", b"[1, 2]\n", b'{"id": 7}\n', b"\n\n", b"[" * 100_000],
