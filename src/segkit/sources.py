@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from segkit.data import video
+from segkit.data.files import open_file
 from segkit.data.images import read_image
 from segkit.data.video import Video
 from segkit.errors import ConfigError, DataError, SegkitError
@@ -22,7 +23,9 @@ from segkit.report.names import relative_names
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 OTHER_SUFFIXES = (".bmp", ".gif", ".heic", ".tif", ".tiff", ".webp")
+BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # of a PNG, a JPEG
 STANDARD_INPUT = "-"
+_LOOKED_FOR = SUFFIXES + video.SUFFIXES
 _MOST_LIST_BYTES = 64 * 2**20
 
 
@@ -112,10 +115,10 @@ class Found:
 def sources_of(inputs: Sequence[str], every: int) -> Found:
     """The sources that ``inputs`` name, each file once, in the order of the words.
 
-    A word is a file, a folder (searched in all its depth), a pattern such as ``photos/**/*.jpg``,
-    or ``-``, a list of files and folders on standard input. Names that begin with a dot, and what
-    an earlier prediction wrote, are left out of folders and patterns. Raises ``ConfigError``
-    without any word.
+    A word is a file, a folder (searched in all its depth but for linked folders), a pattern such as
+    ``photos/**/*.jpg`` (of files, or of folders to be searched), or ``-``, a list of files and
+    folders on standard input. Names that begin with a dot, and what an earlier prediction wrote, are
+    left out of folders and patterns. Raises ``ConfigError`` without any word.
     """
     if not inputs:
         fix = "type segkit predict FILE or FOLDER, 'PATTERN', or - for a list on standard input"
@@ -128,14 +131,29 @@ def sources_of(inputs: Sequence[str], every: int) -> Found:
                 found.setdefault(os.path.normpath(path.absolute()), path)
         except SegkitError as fault:
             faults.append(fault)
-    paths = list(found.values())
+    # What is no picture at all has no say in the names of the others.
+    paths = [path for path in found.values() if _begins_well(path)]
     videos = {path for path in paths if video.is_video(path)}
-    names = relative_names(paths, videos)
+    names = dict(zip(paths, map(str, relative_names(paths, videos)), strict=True))
     sources: list[Source] = [
-        VideoFile(path, str(name), every) if path in videos else ImageFile(path, str(name))
-        for path, name in zip(paths, names, strict=True)
+        VideoFile(path, names.get(path, path.name), every)
+        if video.is_video(path)
+        else ImageFile(path, names.get(path, path.name))
+        for path in found.values()
     ]
     return Found(sources, faults)
+
+
+def _begins_well(path: Path) -> bool:
+    """Whether a file begins as a picture or a video does; reading another one says what it is."""
+    try:
+        if video.is_video(path):
+            video.check_beginning(path)
+            return True
+        with open_file(path) as file:
+            return file.read(8).startswith(BEGINNINGS)
+    except DataError:
+        return False
 
 
 def _meant(word: str, faults: list[SegkitError]) -> Iterator[Path]:
@@ -146,16 +164,22 @@ def _meant(word: str, faults: list[SegkitError]) -> Iterator[Path]:
             try:
                 yield from _at(Path(line), faults)
             except SegkitError as fault:
-                faults.append(fault)
+                faults.append(_with_blanks_shown(line, fault))
     elif glob.has_magic(word) and not os.path.lexists(path):
         # Not Path.glob: it finds hidden files too.
         matches = [Path(match) for match in sorted(glob.glob(word, recursive=True))]  # noqa: PTH207
-        files = [path for path in matches if _is_readable(path) and not _is_result(path)]
-        if not files:
-            raise _empty(word, "matches no picture or video")
-        yield from files
+        yield from _pictures(word, _matched(matches, faults), "matches no picture or video")
     else:
         yield from _at(path, faults)
+
+
+def _with_blanks_shown(line: str, fault: SegkitError) -> SegkitError:
+    """``fault`` of a line of a list, with the file that it would name without its blanks."""
+    bare = line.strip()
+    if fault.name != "MISSING" or bare == line or not os.path.lexists(bare):
+        return fault
+    fix = f"there is {bare!r}: remove the blanks around it in the list"
+    return type(fault)(fault.name, repr(line), fault.what, fix)
 
 
 def _at(path: Path, faults: list[SegkitError]) -> Iterator[Path]:
@@ -164,34 +188,70 @@ def _at(path: Path, faults: list[SegkitError]) -> Iterator[Path]:
         is_folder = path.is_dir()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise DataError("UNREADABLE", path, str(error)) from None
-    if not is_folder:
-        if not os.path.lexists(path):
-            raise DataError("MISSING", path, "no such file or folder")
-        yield path
+    if is_folder:
+        yield from _pictures(path, _inside(path, faults), "holds no picture or video")
         return
-    files = _inside(path, faults)
-    pictures = [file for file in files if _is_readable(file)]
-    others = [file for file in files if file.suffix.lower() in OTHER_SUFFIXES]
+    if not os.path.lexists(path):
+        raise DataError("MISSING", path, "no such file or folder")
+    yield path
+
+
+@dataclass
+class _Search:
+    """What a folder or a pattern leads to, and the linked folders that were not gone into."""
+
+    files: list[Path] = field(default_factory=list)
+    links: int = 0
+
+
+def _pictures(where: object, search: _Search, nothing: str) -> list[Path]:
+    """The pictures and videos among the files; says how many others are left out."""
+    if search.links:
+        linked = "1 linked folder is" if search.links == 1 else f"{search.links} linked folders are"
+        notice(f"{where}: {linked} not searched (type their paths)")
+    others = [file for file in search.files if file.suffix.lower() in OTHER_SUFFIXES]
     if others:
         kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
-        notice(f"{path}: {len(others)} pictures of other kinds are left out ({kinds})")
-    if not pictures:
-        raise _empty(path, "holds no picture or video")
-    yield from pictures
+        count = "1 picture" if len(others) == 1 else f"{len(others)} pictures"
+        verb = "is" if len(others) == 1 else "are"
+        notice(f"{where}: {count} of other kinds {verb} left out ({kinds})")
+    found = [file for file in search.files if _is_readable(file)]
+    if not found:
+        raise DataError("EMPTY", where, nothing, f"looked for {', '.join(_LOOKED_FOR)}")
+    return found
 
 
-def _inside(folder: Path, faults: list[SegkitError]) -> list[Path]:
+def _matched(matches: list[Path], faults: list[SegkitError]) -> _Search:
+    """What a pattern matches, with all that lies in the folders among it."""
+    matches = [path for path in matches if not (_is_kind(path) or _is_result(path))]
+    folders = {path for path in matches if path.is_dir()}
+    search = _Search()
+    for path in matches:
+        if not folders.isdisjoint(path.parents):
+            continue  # found where that folder is searched
+        if path in folders:
+            inside = _inside(path, faults)
+            search.files += inside.files
+            search.links += inside.links
+        else:
+            search.files.append(path)
+    return search
+
+
+def _inside(folder: Path, faults: list[SegkitError]) -> _Search:
     """All files below ``folder``, sorted; what cannot be searched goes to ``faults``."""
 
     def unreadable(error: OSError) -> None:
         faults.append(DataError("UNREADABLE", error.filename, error.strerror or str(error)))
 
-    found = []
+    search = _Search()
     for here, folders, files in os.walk(folder, onerror=unreadable):
         place = Path(here)
         folders[:] = [name for name in folders if not (name[0] == "." or _is_kind(place / name))]
-        found += [place / name for name in files if name[0] != "."]
-    return sorted(found)
+        search.links += sum((place / name).is_symlink() for name in folders)
+        search.files += [place / name for name in files if name[0] != "."]
+    search.files.sort()
+    return search
 
 
 def _is_kind(folder: Path) -> bool:
@@ -204,11 +264,7 @@ def _is_result(path: Path) -> bool:
 
 
 def _is_readable(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES + video.SUFFIXES and not path.is_dir()
-
-
-def _empty(where: object, what: str) -> DataError:
-    return DataError("EMPTY", where, what, f"looked for {', '.join(SUFFIXES + video.SUFFIXES)}")
+    return path.suffix.lower() in _LOOKED_FOR and not path.is_dir()
 
 
 def listed(raw: bytes) -> list[str]:

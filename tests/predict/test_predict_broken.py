@@ -1,5 +1,6 @@
 """Broken inputs of a prediction: each is named, the others are done."""
 
+import errno
 import resource
 import struct
 import zlib
@@ -14,8 +15,7 @@ import torch
 from PIL import Image
 from predicting import film, found, last_line, picture, predict
 
-from segkit import cli, outputs
-from segkit.errors import EnvironmentFault
+from segkit import cli, outputs, whole_files
 from segkit.inference.predictor import Predictor
 from segkit.report.video import write_video
 
@@ -119,13 +119,16 @@ def test_a_full_disk_ends_the_batch(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(path: Path, data: bytes) -> None:
-        raise EnvironmentFault("DISK-FULL", path, f"needs {len(data)} bytes")
+        with whole_files.faults(path, len(data)):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(outputs, "write_whole", full)
     picture("a.png")
     picture("b.png")
     assert predict(run, "a.png", "b.png") == 6
-    assert last_line(capsys).startswith("segkit: error[ENV-DISK-FULL]: out/labels/a.png")
+    line = last_line(capsys)
+    assert line.startswith("segkit: error[ENV-DISK-FULL]: out/labels/a.png")
+    assert line.endswith("; make room, then type the command again"), "there is no resume=true"
 
 
 @contextmanager
@@ -157,6 +160,15 @@ def test_a_film_that_the_disk_does_not_take_is_none(
     assert not found("*.tmp")
     assert predict(run, "clip.avi") == 0, "nothing is recorded as finished"
     assert found("*.mp4") == ["overlay/clip.mp4"]
+
+
+def test_a_place_where_no_folder_can_be_made(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture("a.png")
+    assert predict(run, "a.png", "out=/proc/x") == 6
+    line = last_line(capsys)
+    assert line.startswith("segkit: error[ENV-WRITE]: /proc/x: no folder can be made here (")
+    assert "out=" in line
+    assert "0 bytes" not in line
 
 
 def test_several_processes_would_all_do_everything(

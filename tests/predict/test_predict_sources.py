@@ -6,16 +6,18 @@ import cv2
 import pytest
 from predicting import film, piped
 
-from segkit.data.video import Video
+from segkit.data.video import SUFFIXES, Video
 from segkit.errors import ConfigError, DataError, RefusedError
 from segkit.finished import RECORD
 from segkit.sources import Found, listed, sources_of
 
 
 def touch(*names: str) -> None:
+    """Files that begin as a picture or a video does."""
     for name in names:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).touch()
+        is_video = Path(name).suffix.lower() in SUFFIXES
+        Path(name).write_bytes(b"\0\0\0\x18ftypmp42" if is_video else b"\xff\xd8\xff\xe0")
 
 
 def names(found: Found) -> list[str]:
@@ -49,6 +51,46 @@ def test_patterns_find_pictures_at_any_depth() -> None:
     assert names(sources_of(["p/[1].jpg"], 1)) == ["[1]"]
 
 
+def test_patterns_search_folders_and_say_what_they_leave_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    touch("p/one/a.jpg", "p/two/in/b.jpg", "p/one/scan.tif", "p/new.heic")
+    Path("p/empty").mkdir()
+    assert names(sources_of(["p/*"], 1)) == ["one/a", "two/in/b"]
+    said = "p/*: 2 pictures of other kinds are left out (.heic, .tif)"
+    assert capsys.readouterr().err.count(said) == 1
+    [fault] = sources_of(["p/*.heic"], 1).faults
+    assert "p/*.heic: matches no picture or video" in str(fault)
+    assert "p/*.heic: 1 picture of other kinds is left out (.heic)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["p", "p*"])
+def test_linked_folders_are_not_searched_and_counted(
+    word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    touch("p/a.jpg", "else/b.jpg", "else/in/c.jpg")
+    for name in ("p/one", "p/two", "p/.hidden"):
+        Path(name).symlink_to(Path("else").absolute())
+    assert names(sources_of([word], 1)) == ["a"]
+    assert f"{word}: 2 linked folders are not searched" in capsys.readouterr().err
+    assert names(sources_of(["p/one"], 1)) == ["b", "in/c"], "typed, it is"
+
+
+def test_what_is_no_picture_has_no_say_in_the_names() -> None:
+    touch("p/in/a.jpg", "p/in/b.jpg")
+    Path("q").mkdir()
+    Path("q/text.png").write_text("hello")
+    Path("q/empty.mp4").touch()
+    Path("q/gone.jpg").symlink_to("nowhere")
+    broken = ["q/text.png", "q/empty.mp4", "q/gone.jpg", "q/none.jpg"]
+    found = sources_of([*broken, "p/in"], 1)
+    assert names(found)[-2:] == ["a", "b"]
+    assert found.total == 6
+    for source in found.sources[:3]:
+        with pytest.raises(DataError):
+            list(source.photos(lambda *_: False))
+
+
 def test_results_of_a_prediction_are_no_input_of_the_next() -> None:
     touch("p/a.jpg", "p/out/labels/a.png", "p/out/overlay/a.png", f"p/out/{RECORD}")
     touch("p/labels/mine.png")  # a folder of that name is a result only beside the record
@@ -71,6 +113,28 @@ def test_frames_and_pictures_never_share_a_name() -> None:
         "p/clip.mp4",
         "p/other",
         "q/other",
+    ]
+
+
+def test_no_folder_has_the_name_of_a_result() -> None:
+    touch(
+        "p/pic.jpg",
+        "p/pic.png/z.jpg",
+        "p/clip.mov",
+        "p/clip.mp4/ok.jpg",
+        "p/x.jpg",
+        "p/x.npz/y.jpg",
+    )
+    touch("p/in/v.jpg", "p/in/v.png.mp4")
+    assert names(sources_of(["p"], 1)) == [
+        "clip.mov",
+        "clip.mp4/ok",
+        "in/v.jpg",
+        "in/v.png",
+        "pic.jpg",
+        "pic.png/z",
+        "x.jpg",
+        "x.npz/y",
     ]
 
 
@@ -147,6 +211,16 @@ def test_a_list_names_folders_and_what_is_missing(monkeypatch: pytest.MonkeyPatc
         "*.png",
         "~/.ssh/config",
     ]
+
+
+def test_blanks_around_a_name_in_a_list_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    touch("a.png", " b.png")
+    piped(monkeypatch, b" a.png\n b.png\nc.png \n")
+    found = sources_of(["-"], 1)
+    assert [str(source.where) for source in found.sources] == [" b.png"], "a name may have them"
+    blank, gone = map(str, found.faults)
+    assert blank.startswith("' a.png': no such file or folder; there is 'a.png': remove the blanks")
+    assert "blanks" not in gone
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\0\0"])

@@ -51,7 +51,7 @@ class Video:
 
     def __init__(self, path: Path, max_pixels: int = MAX_PIXELS) -> None:
         self.path = path
-        _check_beginning(path)
+        check_beginning(path)
         with _silence():
             # An absolute name is a file's, whatever colons are in it.
             self._capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
@@ -108,7 +108,8 @@ def _silence() -> Iterator[None]:
         cv2.utils.logging.setLogLevel(before)
 
 
-def _check_beginning(path: Path) -> None:
+def check_beginning(path: Path) -> None:
+    """Raise ``DataError`` unless a file begins as a container does, and what ``open_file`` does."""
     with open_file(path) as file:
         head = file.read(16)
     if not any(head[place:].startswith(begin) for place, begin in _BEGINNINGS):

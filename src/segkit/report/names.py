@@ -2,15 +2,18 @@
 
 import os
 import unicodedata
-from collections.abc import Container, Sequence
+from collections.abc import Container, Sequence, Set
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
-from segkit.errors import RefusedError
+from segkit.errors import EnvironmentFault, RefusedError
 from segkit.whole_files import faults
 
 # Device names that Windows reserves in every folder, with any extension.
 _DEVICES = {"CON", "PRN", "AUX", "NUL"}
 _DEVICES |= {f"{device}{digit}" for device in ("COM", "LPT") for digit in "123456789¹²³"}
+
+# What a result's file may end in; an input's folder of such a name must not stand in its way.
+_ENDINGS = (".png", ".npz", ".mp4")
 
 _LONGEST = 255  # bytes of one name on the usual file systems
 
@@ -20,7 +23,8 @@ def relative_names(inputs: Sequence[Path], videos: Container[Path] = ()) -> list
 
     ``a/x.jpg b/x.jpg`` become ``a/x`` and ``b/x``; ``x.jpg x.png`` keep their suffixes. Names also
     differ on file systems that ignore case. The same file given twice has the same name twice.
-    ``videos`` have results of their own below their names, where no other input's may come.
+    ``videos`` have results of their own below their names, where no other input's may come; and no
+    folder has the name of a result: ``pic.jpg pic.png/z.jpg`` become ``pic.jpg`` and ``pic.png/z``.
     """
     absolute = [Path(os.path.normpath(path.absolute())) for path in inputs]
     distinct = list(dict.fromkeys(absolute))
@@ -30,17 +34,21 @@ def relative_names(inputs: Sequence[Path], videos: Container[Path] = ()) -> list
     full = {path: PurePosixPath(path.relative_to(common).as_posix()) for path in distinct}
     short = {path: name.with_suffix("") for path, name in full.items()}
     crowded = _repeated([_key(name) for name in short.values()])
-    taken: set[str] = set()
+    films = {path for path, given in zip(absolute, inputs, strict=True) if given in videos}
+    folders = {_key(parent) for name in full.values() for parent in name.parents}
+    taken, results = set[str](), set[str]()
     names = {}
-    for path in distinct:
+    # Videos first: their names are folders, too.
+    for path in sorted(distinct, key=lambda path: path not in films):
+        blocked = folders | results if path in films else set[str]()
         name = full[path] if _key(short[path]) in crowded else short[path]
-        names[path] = _free(name, taken)
+        if not _is_free(name, blocked, folders):
+            name = full[path]
+        names[path] = _free(name, blocked | taken, folders)
         taken.add(_key(names[path]))
-    folders = {_key(parent) for name in names.values() for parent in name.parents}
-    for path in (p for p, given in zip(absolute, inputs, strict=True) if given in videos):
-        if _key(names[path]) in folders:
-            names[path] = _free(full[path], taken | folders)
-            taken.add(_key(names[path]))
+        results.update(_results(names[path]))
+        if path in films:
+            folders.add(_key(names[path]))
     return [names[path] for path in absolute]
 
 
@@ -86,8 +94,18 @@ def _refused(name: str, what: str) -> RefusedError:
 
 
 def make_folder(folder: Path) -> None:
-    with faults(folder, 0):
-        folder.mkdir(parents=True, exist_ok=True)
+    """Raises ``EnvironmentFault`` where no folder can be made there."""
+    try:
+        with faults(folder, 0):
+            folder.mkdir(parents=True, exist_ok=True)
+    except EnvironmentFault as fault:
+        if fault.name not in ("WRITE", "RUN-GONE"):
+            raise
+        what = "no folder can be made here"
+        if isinstance(fault.__cause__, OSError):
+            what = f"{what} ({fault.__cause__.strerror})"
+        fix = "choose another place, such as out=/tmp/NAME"
+        raise EnvironmentFault("WRITE", folder, what, fix) from fault
 
 
 def _key(name: PurePosixPath) -> str:
@@ -100,9 +118,17 @@ def _repeated(keys: Sequence[str]) -> set[str]:
     return {key for key in keys if key in seen or seen.add(key)}  # type: ignore[func-returns-value]
 
 
-def _free(name: PurePosixPath, taken: set[str]) -> PurePosixPath:
+def _results(name: PurePosixPath) -> set[str]:
+    return {_key(name) + ending for ending in _ENDINGS}
+
+
+def _is_free(name: PurePosixPath, taken: Set[str], folders: Set[str]) -> bool:
+    return _key(name) not in taken and not _results(name) & folders
+
+
+def _free(name: PurePosixPath, taken: Set[str], folders: Set[str]) -> PurePosixPath:
     candidate, count = name, 1
-    while _key(candidate) in taken:
+    while not _is_free(candidate, taken, folders):
         count += 1
         candidate = name.with_name(f"{name.name}-{count}")
     return candidate
