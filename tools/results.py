@@ -9,7 +9,7 @@ writes ``docs/results/reliability.json``. Nothing is typed by hand. In README.md
 the two ``results`` comments, and those between the two ``reliability`` comments, are replaced; in
 docs/input.md those between the two ``input`` comments, out of ``docs/results/input.json``; in
 docs/evaluation.md those between the two ``crf`` comments, out of ``crf_agreement.json`` and
-``crf.json`` there.
+``crf.json`` there, and those between the two ``protocols`` comments, out of ``protocols.json``.
 """
 
 import argparse
@@ -82,10 +82,15 @@ def pages(root: Path) -> list[tuple[Path, str]]:
     if (costs := root / RESULTS / "input.json").exists():
         page = root / "docs/input.md"
         found.append((page, replace_block(page, _read(page), "input", input_costs(costs))))
+    page = root / "docs/evaluation.md"
+    text = _read(page)
     if (agreement := root / RESULTS / "crf_agreement.json").exists():
-        page, costs = root / "docs/evaluation.md", root / RESULTS / "crf.json"
-        block = crf_figures(agreement, costs)
-        found.append((page, replace_block(page, _read(page), "crf", block)))
+        block = crf_figures(agreement, root / RESULTS / "crf.json")
+        text = replace_block(page, text, "crf", block)
+    if (asked := root / RESULTS / "protocols.json").exists():
+        text = replace_block(page, text, "protocols", protocols(asked))
+    if text:
+        found.append((page, text))
     if experiments:
         found.append((root / RESULTS / "README.md", results_page(experiments)))
     return found
@@ -238,6 +243,33 @@ def crf_figures(agreement: Path, costs: Path) -> str:
 def _share(value: float) -> str:
     """Cut, not rounded: 100 % is all of them."""
     return f"{int(value * 1e4) / 100:.2f} %"
+
+
+def protocols(path: Path) -> str:
+    """What tools/protocols.py found: a table for each network and data set."""
+    tables = []
+    rows = _read_json(path)["rows"]
+    for subject in dict.fromkeys(row["subject"] for row in rows):
+        own = [row for row in rows if row["subject"] == subject]
+        body = [
+            [
+                markdown_text(row["protocol"]),
+                f"`{row['words']}`" if row["words"] else "",
+                percent(row["miou"]),
+                percent((row["boundary"] or {}).get("miou")),
+                _seconds(row),
+            ]
+            for row in own
+        ]
+        header = ["asked", "words", "mIoU", "boundary IoU", "s per image"]
+        machine = next((row["machine"] for row in own if "machine" in row), "not measured")
+        title = f"{subject}, {own[0]['images']} images (times: {machine}):"
+        tables.append(f"{markdown_text(title)}\n\n{markdown_table(header, body, 'llrrr')}")
+    return "\n\n".join(tables)
+
+
+def _seconds(row: dict[str, Any]) -> str:
+    return f"{row['seconds_per_image']:.2f}" if "seconds_per_image" in row else "not measured"
 
 
 def reliability(path: Path) -> str:
