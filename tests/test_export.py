@@ -5,20 +5,24 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 import segkit
 from segkit import cli, export
+from segkit.errors import EnvironmentFault
+from segkit.models import export as graphs
 from segkit.models.export import Answer
 from segkit.schema import Export
 
@@ -110,22 +114,44 @@ def test_a_file_holds_no_place_of_this_machine(written: tuple[Path, str, str]) -
         assert str(folder).encode() not in path.read_bytes()
 
 
+def padded_by(network: Path, pad: int | str) -> None:
+    """Say in a file that its run is scored at ``pad``."""
+    import onnx
+
+    model = onnx.load(network)
+    (entry,) = (p for p in model.metadata_props if p.key == "segkit")
+    about = json.loads(entry.value)
+    assert about["pad"] == "fit"
+    entry.value = json.dumps({**about, "pad": pad})
+    onnx.save(model, network)
+
+
+@pytest.mark.parametrize("pad", ["fit", "none", 60, 64])  # 60 is no OS·k + 1, and 71 is above
 def test_the_script_in_the_docs_gives_what_predict_gives(
-    run: Path, written: tuple[Path, str, str], tmp_path: Path
+    run: Path, written: tuple[Path, str, str], tmp_path: Path, pad: int | str
 ) -> None:
     page = (Path(__file__).parents[1] / "docs/evaluation.md").read_text()
     (script,) = re.findall(r"```python\n(.*?)```", page.split("## Exporting")[1], re.DOTALL)
     assert not re.search('torch|segkit(?!"])', script)
     (tmp_path / "segment.py").write_text(script)
     picture = photo(tmp_path, 50, 71)  # no side of OS·k + 1
-    words = [written[0] / f"{NAME}.onnx", picture, tmp_path / "labels.png"]
+    turn = Image.Exif()
+    turn[ExifTags.Base.Orientation] = 6  # a phone's photo, taken upright
+    Image.open(picture).save(picture, exif=turn)
+    network = tmp_path / "network.onnx"
+    shutil.copy(written[0] / f"{NAME}.onnx", network)
+    if pad != "fit":
+        padded_by(network, pad)
+    words = [network, picture, tmp_path / "labels.png"]
     done = subprocess.run(
         [sys.executable, tmp_path / "segment.py", *words], capture_output=True, check=True
     )
     assert done.stdout.startswith(b"found: ")
+    rule = "null" if pad == "none" else pad
     predict = ["predict", str(picture), f"ckpt={run}", f"out={tmp_path}", "os=8"]
-    assert cli.main(predict) == 0
+    assert cli.main([*predict, f"eval.pad={rule}"]) == 0
     ours, theirs = (Image.open(tmp_path / n) for n in ("labels/photo.png", "labels.png"))
+    assert ours.size == theirs.size == (50, 71)
     assert len(np.unique(ours)) > 1
     assert np.mean(np.asarray(ours) == np.asarray(theirs)) > 0.999
     assert ours.getpalette()[:21] == theirs.getpalette()[:21]
@@ -173,6 +199,49 @@ def test_a_file_that_fails_its_check_never_gets_its_name(
         assert last.startswith("segkit: error[CKPT-EXPORT-CHECK]: ")
         assert ".pt2: differs from the network by " in last
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("rule", [None, "fit", 60])
+def test_a_file_says_how_its_run_pads(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: int | str | None
+) -> None:
+    pretend(monkeypatch, lambda logits: logits)
+    found = export.restored.asked_for
+
+    def scored_so(*words: Any) -> Any:
+        trained = found(*words)
+        trained.config.values["eval"]["pad"] = rule
+        return trained
+
+    monkeypatch.setattr(export.restored, "asked_for", scored_so)
+    assert cli.main(["export", f"ckpt={run}", "format=torch", f"out={tmp_path}"]) == 0
+    (path,) = tmp_path.glob("*.pt2")
+    assert json.loads(path.read_text())["pad"] == ("none" if rule is None else rule)
+
+
+@pytest.mark.parametrize("out", ["model.onnx", "model.PT2"])
+def test_out_is_a_folder(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    assert cli.main(["export", f"ckpt={run}", f"out={tmp_path / out}"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("segkit: error[CFG-OUT]: out: ")
+    assert "out= is the folder" in last
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_package_is_a_fault_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def broken(name: str) -> None:
+        asked.append(name)
+        if name == "onnxruntime":
+            raise OSError("libonnxruntime.so: file too short")
+
+    monkeypatch.setattr(graphs.importlib, "import_module", broken)
+    with pytest.raises(EnvironmentFault, match="file too short"):
+        list(map(graphs.extra, export.packages_of(["torch", "onnx"])))
+    assert asked == ["onnx", "onnxscript", "onnxruntime"]
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])

@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from segkit.data.bars import size as bytes_text
 from segkit.data.images import read_image
 from segkit.data.normalise import Normalise
 from segkit.engine.signals import Stop, StopRequested, stopping
-from segkit.errors import CheckpointError, ExitCode, SegkitError
+from segkit.errors import CheckpointError, ConfigError, ExitCode, SegkitError
 from segkit.models import export as graphs
 from segkit.protocol import origin_text
 from segkit.record import notice
@@ -66,7 +66,8 @@ def main(composed: Composed) -> int:
     """Write NAME.onnx and NAME.pt2 as asked, each with a NAME.*.json that says what it is."""
     values = composed.values
     kinds = list(FORMATS) if values["format"] == "both" else [values["format"]]
-    for package in {name for kind in kinds for name in FORMATS[kind].packages}:
+    check_out(values["out"])
+    for package in packages_of(kinds):
         graphs.extra(package)  # an unchecked file is not delivered, so this is asked first
     path = restored.find(values["ckpt"], values["runs"], values["ckpt_kind"])
     print(f"checkpoint: {path}", file=sys.stderr)
@@ -83,6 +84,18 @@ def main(composed: Composed) -> int:
         except StopRequested:
             raise stop.interrupted(out, "export stopped; what is written is whole") from None
     return ExitCode.OK
+
+
+def packages_of(kinds: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for kind in kinds for name in FORMATS[kind].packages)
+
+
+def check_out(out: str | None) -> None:
+    """Raise ``ConfigError`` for the name of a file: a folder would be made of it."""
+    suffixes = [form.suffix for form in FORMATS.values()]
+    if out and Path(out).suffix.lower() in suffixes and not Path(out).is_dir():
+        what = f"{out!r} is the name of a file, and out= is the folder"
+        raise ConfigError("OUT", "out", what, "type the folder; the run names the file")
 
 
 def export(
@@ -149,7 +162,7 @@ def description(trained: Trained, outputs: graphs.Outputs) -> dict[str, Any]:
         "std": list(net.pixels.std),
         "smallest_side": graphs.smallest_side(stride),
         "preferred_sides": graphs.preferred_sides(stride),
-        "pad": pad if isinstance(pad, int) else 1,  # the least side the run is scored at
+        "pad": "none" if pad is None else pad,  # or "fit", or the least side
         "output": output_text(outputs, labels.num_classes),
         "labels": labels.name,
         "classes": list(labels.names),

@@ -225,10 +225,13 @@ def probes(output_stride: int, generator: torch.Generator) -> Sequence[Tensor]:
 
 
 def extra(name: str) -> Any:
-    """A package that only exporting needs. Raises ``EnvironmentFault`` ENV-EXTRA."""
+    """A package that only exporting needs. Raises ``EnvironmentFault`` ENV-EXTRA.
+
+    One whose shared library is cut or of another machine raises ``OSError``.
+    """
     try:
         return importlib.import_module(name)
-    except ImportError as fault:
+    except (ImportError, OSError) as fault:
         what = f"{name} cannot be imported ({fault})"
         raise EnvironmentFault(
             "EXTRA", "format=onnx", what, "pip install 'segkit[onnx]', or format=torch"
