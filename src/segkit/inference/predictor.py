@@ -193,7 +193,9 @@ class Predictor:
     def _attempt(self, work: Callable[[], Result], image: Tensor, used: int) -> Result | None:
         height, width = _size_of(image)
         size = self.window.size if self.window else 2 * 513
-        fix = f"type eval.window.size={size // 2}, fewer or smaller tta.scales, or device=cpu"
+        fix = f"type eval.window.size={size // 2}, or fewer or smaller tta.scales"
+        if self.device.type != "cpu":
+            fix += ", or device=cpu"
         about = f"an image of {width}x{height}"
         return self.memory.attempt(work, used=used, flips=self.flip, about=about, fix=fix)
 
