@@ -211,8 +211,9 @@ class Segmenting:
 
     def _tidy(self, source: VideoFile) -> None:
         """Remove what an earlier call made otherwise of a video and this one does not replace."""
+        frames = set(source.frames)
         for name in self.finished.outdated(source.name, source.content, source.where):
-            if name not in source.frames:
+            if name not in frames:
                 self.finished.remove(name)
 
     def _photo(self, photo: Photo, source: Path) -> None:

@@ -72,10 +72,12 @@ def _readable(path: Path) -> int:
     """How many frames of a film can be read; its header's count outlives the frames."""
     if not path.is_file():
         return 0
+    before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     capture, count = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG), 0
     try:
         while capture.grab():
             count += 1
     finally:
         capture.release()
+        cv2.utils.logging.setLogLevel(before)  # what is torn is told in our own words
     return count
