@@ -100,8 +100,7 @@ def test_what_is_found_is_what_an_evaluation_finds(
     assert len(points) == 30
     best = max(points, key=lambda row: row["miou"])
     assert result["miou"] == best["miou"]
-    assert "4 points, then 26" in printed.err
-    assert "x 3 images: about" in printed.err
+    assert "30 of 30 points x 3 images: about" in printed.err
     assert printed.out.splitlines()[0].startswith("mIoU ")
 
     words = shlex.split(printed.out.splitlines()[-1])
@@ -135,7 +134,7 @@ def test_what_is_found_is_what_an_evaluation_finds(
 
 @pytest.mark.usefixtures("small")
 def test_nothing_is_done_twice_and_all_is_repeatable(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tune(run, tmp_path / "one", "n=1") == 0
     assert tune(run, tmp_path / "two", "n=1") == 0
@@ -144,7 +143,9 @@ def test_nothing_is_done_twice_and_all_is_repeatable(
     with monkeypatch.context() as patch:
         patch.setattr(CrfStage, "submit", forbidden)
         patch.setattr(crf, "predictor_of", forbidden)
+        capsys.readouterr()
         assert tune(run, tmp_path / "one", "n=1") == 0
+        assert "0 of 30 points" in capsys.readouterr().err
     assert (tmp_path / "one/tune.json").read_bytes() == files[0]
     # Other parameters that are held fixed: other points, the same answers of the network.
     patch = monkeypatch
@@ -273,12 +274,13 @@ class Pictures:
         rng = np.random.default_rng(0)
         self.ids, self.labels = ["a", "b"], None
         self.images = rng.integers(0, 255, (2, 5, 6, 3), dtype=np.uint8)
+        self.labels_of = np.zeros((2, 5, 6), np.uint8)
 
     def __len__(self) -> int:
         return 2
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.images[index], np.zeros((5, 6), np.uint8)
+        return self.images[index], self.labels_of[index]
 
 
 def test_answers_are_kept_while_their_images_stay(tmp_path: Path) -> None:
@@ -305,6 +307,23 @@ def test_answers_are_kept_while_their_images_stay(tmp_path: Path) -> None:
     files[0].write_bytes(whole)
     pictures.images[1, 0, 0, 0] ^= 1
     assert missing() == [1]
+
+
+def test_points_count_for_the_images_and_labels_they_were_scored_on(tmp_path: Path) -> None:
+    pictures = Pictures()
+    dataset: Dataset = pictures  # type: ignore[assignment]
+
+    def seen() -> int:
+        kept = Probabilities(tmp_path, "n", dataset, 3)
+        list(kept.missing())
+        return kept.seen
+
+    before = seen()
+    assert seen() == before
+    pictures.labels_of[1, 2, 2] = 1
+    relabelled = seen()
+    pictures.images[0, 0, 0, 0] ^= 1
+    assert len({before, relabelled, seen()}) == 3
 
 
 @pytest.mark.usefixtures("small")

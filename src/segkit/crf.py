@@ -28,14 +28,12 @@ from segkit.report.names import make_folder
 from segkit.report.tables import printable
 from segkit.restored import Trained
 from segkit.segmenting import protocol_digest, refuse_several_processes
-from segkit.tuning.grid import FIXED, SEARCHED, search_for, spread
+from segkit.tuning.grid import FIXED, NEIGHBOURS, SEARCHED, search_for, spread
 from segkit.tuning.probabilities import Probabilities
 from segkit.tuning.record import Record
-from segkit.tuning.search import Tuning, best, coarse_to_fine
+from segkit.tuning.search import Tuning, best, coarse_to_fine, points_left
 from segkit.tuning.table import Result, write_result
 from segkit.whole_files import refuse_links
-
-NEIGHBOURS = 26  # the points of the second round
 
 
 def main(composed: Composed) -> int:
@@ -106,14 +104,16 @@ def tune(
     crf, search = crf_of(values), search_for(str(trained.config.values["model"]["name"]))
     with crf_stage(values, device, stop) as stage:
         backend = stage.taken.words()
-        record = Record(out, digest_of([network, asdict(crf), backend]))
-        points = [point for point in search.coarse() if record.get(str(point)) is None]
-        images = (len(points) + NEIGHBOURS) * len(dataset)
-        seconds = seconds_for_one(dataset, probabilities, values, device)
+        record = Record(out, digest_of([network, probabilities.seen, asdict(crf), backend]))
+        left = points_left(search, record)
+        images = left * len(dataset)
+        seconds = seconds_for_one(dataset, probabilities, values, device) if left else 0.0
         at_once = parts.crf_workers() if backend == "pydensecrf" else 1
+        about = f": about {duration(seconds * images / at_once)}" if left else ""
+        every = len(search.coarse()) + NEIGHBOURS
         notice(
-            f"{len(points)} points, then {NEIGHBOURS} around the best ({search.paper}: {search})"
-            f" x {len(dataset)} images: about {duration(seconds * images / at_once)}"
+            f"{left} of {every} points x {len(dataset)} images{about} ({search.paper}: {search};"
+            " then half the steps around the best)"
         )
         with bar("crf tune", images, "img") as advance:
             tuning = Tuning(

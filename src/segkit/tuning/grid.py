@@ -20,6 +20,7 @@ class Point:
         return f"bi{self.bilateral_weight:g}/{self.bilateral_xy:g}/{self.bilateral_rgb:g}"
 
 
+NEIGHBOURS = 26  # the points of the second round
 SEARCHED = tuple(field.name for field in fields(Point))
 
 
@@ -36,7 +37,7 @@ class Search:
         return [Point(*map(float, found)) for found in product(*map(_values, self._ranges))]
 
     def fine(self, best: Point) -> list[Point]:
-        """The 26 neighbours of ``best`` at half the steps; they may leave the ranges by as much."""
+        """The ``NEIGHBOURS`` of ``best`` at half the steps; they may leave the ranges so far."""
         weights, distances, colours = (
             (middle - step / 2, middle, middle + step / 2)
             for middle, (_, _, step) in zip(_numbers(best), self._ranges, strict=True)

@@ -19,17 +19,20 @@ class Probabilities:
     """float16 [C, H, W] of each image of ``dataset``, one file each below ``out``.
 
     ``asked`` names what was asked of the network. A file holds the sum of its image's bytes, and is
-    no longer taken once they change. What a killed process left half-written is removed.
+    no longer taken once they change. What a killed process left half-written is removed. ``seen``
+    is a sum of all images and labels that ``missing`` has looked at.
     """
 
     def __init__(self, out: Path, asked: str, dataset: Dataset, classes: int) -> None:
         self._out, self._asked, self._dataset, self._classes = out, asked, dataset, classes
+        self.seen = 0
         clean(self._path(0).parent)
 
     def missing(self) -> Iterator[tuple[int, bool]]:
         """Looks at every image: its index, and whether its probabilities have to be made."""
         for index in range(len(self._dataset)):
-            rgb, _ = read_sample(self._dataset, index)
+            rgb, label = read_sample(self._dataset, index)
+            self.seen = zlib.crc32(label.tobytes(), zlib.crc32(rgb.tobytes(), self.seen))
             found = self._read(index)
             shape = (self._classes, *rgb.shape[:2])
             yield index, found is None or found[0].shape != shape or found[1] != _sum(rgb)

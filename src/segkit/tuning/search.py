@@ -13,7 +13,7 @@ from segkit.engine.evaluate import Score, evaluate
 from segkit.inference.crf import DenseCrf
 from segkit.inference.crf_stage import CrfStage
 from segkit.metrics.confusion import iou, mean_iou
-from segkit.tuning.grid import Point, Search
+from segkit.tuning.grid import NEIGHBOURS, Point, Search
 from segkit.tuning.probabilities import Probabilities
 from segkit.tuning.record import Record
 
@@ -63,9 +63,6 @@ class Tuning:
         """A row for each point, in order."""
         return [self._row(point, round_) for point in points]
 
-    def is_done(self, point: Point) -> bool:
-        return self._record.get(str(point)) is not None
-
     def _row(self, point: Point, round_: str) -> Row:
         found = self._record.get(str(point))
         if found is None:
@@ -94,6 +91,16 @@ class Tuning:
             on_image=lambda *_: self._on_image() if crf is not None else None,
             should_stop=self._should_stop,
         )
+
+
+def points_left(search: Search, record: Record) -> int:
+    """How many points have no row yet, the second round's included."""
+    coarse = search.coarse()
+    scores = {p: row["miou"] for p in coarse if (row := record.get(str(p))) is not None}
+    if len(scores) < len(coarse):
+        return len(coarse) - len(scores) + NEIGHBOURS
+    top = max(scores, key=lambda point: scores[point])
+    return sum(record.get(str(point)) is None for point in search.fine(top))
 
 
 def coarse_to_fine(tuning: Tuning, search: Search) -> list[Row]:
