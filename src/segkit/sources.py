@@ -117,8 +117,8 @@ def sources_of(inputs: Sequence[str], every: int) -> Found:
 
     A word is a file, a folder (searched in all its depth but for linked folders), a pattern such as
     ``photos/**/*.jpg`` (of files, or of folders to be searched), or ``-``, a list of files and
-    folders on standard input. Names that begin with a dot, and what an earlier prediction wrote, are
-    left out of folders and patterns. Raises ``ConfigError`` without any word.
+    folders on standard input. Names that begin with a dot, and what an earlier prediction wrote,
+    are left out of folders and patterns. Raises ``ConfigError`` without any word.
     """
     if not inputs:
         fix = "type segkit predict FILE or FOLDER, 'PATTERN', or - for a list on standard input"

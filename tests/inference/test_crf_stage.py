@@ -69,7 +69,7 @@ def test_which_backend_takes_an_image(backend, device, small, large):
 def test_without_pydensecrf_auto_is_exact_and_says_so(device, without_pydensecrf):  # noqa: ARG001
     taken = Taken("auto", device)
     assert taken.is_exact(sized(4000, 4000))
-    assert ("pip install 'segkit[crf]'" in taken.words()) == (device is CPU)
+    assert ("pip install 'segkit[crf]'" in taken.warning()) == (device is CPU)
     with pytest.raises(EnvironmentFault, match=r"pip install 'segkit\[crf\]'"):
         stage_of("pydensecrf")
 

@@ -89,14 +89,14 @@ def test_mirror_images_apart_give_the_same_bits(window, fusion, capfd) -> None:
 
 
 def test_where_nothing_is_left_the_error_says_what_to_type(capfd) -> None:
-    for window, size in ((None, 513), (Window(16), 8)):
-        with pytest.raises(EnvironmentFault, match=f"eval.window.size={size},") as caught:
+    for window, size in ((None, 15), (Window(16), 8), (Window(64), 15)):
+        with pytest.raises(EnvironmentFault, match=f"eval.window.size={size}$") as caught:
             predictor(Hungry(0), flip=True, window=window).labels(pictures(3))
         assert caught.value.id == "ENV-MEMORY"
         assert caught.value.where == "cpu"
         assert "30x20" in caught.value.what
         assert caught.value.__context__ is None, "it would keep what the work had made"
-    assert len(capfd.readouterr().err.splitlines()) == 2 + 2
+    assert len(capfd.readouterr().err.splitlines()) == 2 + 2 + 1, "a window larger than the image is one"
 
 
 def test_results_are_made_in_smaller_bands_and_then_on_the_host(monkeypatch, capfd) -> None:

@@ -47,7 +47,7 @@ class CrfStage(Generic[S]):
         self.taken = Taken(backend, device)
         self._exact: ExactCrf[S] = ExactCrf(crf, device, should_stop=should_stop)
         self._pool: CrfPool[S] | None = None
-        say(f"crf: {self.taken.words()}")
+        say(f"crf: {self.taken.words()}{self.taken.warning()}")
         if self.taken.largest == 0:
             self._pool = make_pool()  # whose absence is known before the first image
 
@@ -131,16 +131,17 @@ class Taken:
         return rgb.shape[0] * rgb.shape[1] <= self.largest
 
     def words(self) -> str:
-        """What is taken, and why where nobody asked for it."""
+        """What is taken."""
         if self.largest == 0:
             return "pydensecrf"
-        text = f"exact on {self._device.type}"
-        if self.is_missing and self._device.type == "cpu":
-            text += (
-                ", for pydensecrf is not installed: minutes for an image of 500x375"
-                " (pip install 'segkit[crf]')"
-            )
-        return text
+        return f"exact on {self._device.type}"
+
+    def warning(self) -> str:
+        """What the exact sums cost on a processor, and what would spare them."""
+        if self.largest == 0 or self._device.type != "cpu":
+            return ""
+        missing = "; pydensecrf is not installed (pip install 'segkit[crf]')"
+        return ": minutes for an image of 500x375" + (missing if self.is_missing else "")
 
     def update(self, sample: Sample, prediction: Tensor) -> None:  # noqa: ARG002
         self._counts[BACKENDS.index("exact" if self.is_exact(sample.rgb) else "pydensecrf")] += 1

@@ -192,8 +192,10 @@ class Predictor:
 
     def _attempt(self, work: Callable[[], Result], image: Tensor, used: int) -> Result | None:
         height, width = _size_of(image)
-        size = self.window.size if self.window else 2 * 513
-        fix = f"type eval.window.size={size // 2}, or fewer or smaller tta.scales"
+        size = min(self.window.size if self.window else 2 * 513, max(height, width))
+        fix = f"type eval.window.size={max(1, size // 2)}"
+        if self.scales != (1.0,):
+            fix += ", or fewer or smaller tta.scales"
         if self.device.type != "cpu":
             fix += ", or device=cpu"
         about = f"an image of {width}x{height}"
