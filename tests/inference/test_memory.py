@@ -96,7 +96,7 @@ def test_where_nothing_is_left_the_error_says_what_to_type(capfd) -> None:
         assert caught.value.where == "cpu"
         assert "30x20" in caught.value.what
         assert caught.value.__context__ is None, "it would keep what the work had made"
-    assert len(capfd.readouterr().err.splitlines()) == 2 + 2 + 1, "a window larger than the image is one"
+    assert len(capfd.readouterr().err.splitlines()) == 2 + 2 + 1  # one window has no batch
 
 
 def test_results_are_made_in_smaller_bands_and_then_on_the_host(monkeypatch, capfd) -> None:
