@@ -1,6 +1,6 @@
 """A resumed run is the uninterrupted run, bit for bit, after a planned stop at any step.
 
-Kills at any moment: tests/test_interruptions.py and tests/faults/test_kills.py.
+Kills at any moment: tests/faults/test_interruptions.py and test_kills.py there.
 """
 
 import hashlib

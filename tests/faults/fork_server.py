@@ -6,6 +6,7 @@ lines of JSON over its standard streams.
 """
 
 import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -57,14 +58,28 @@ def serve() -> None:
     import torch
     import torch._dynamo  # seconds of imports at the first optimiser: here once
     import torch.utils.tensorboard
+    from hydra.core.plugins import Plugins
     from matplotlib import font_manager  # noqa: F401 - lists the fonts anew in every fresh home
-    from matplotlib.backends import backend_agg  # noqa: F401
 
+    # What a command imports only when it comes to it, half a second of every one that draws.
+    from matplotlib.backends import backend_agg, backend_svg  # noqa: F401
+    from matplotlib.figure import Figure  # noqa: F401
+    from PIL import Image
+
+    import segkit.data.shapes
     import segkit.eval
+    import segkit.losses
+    import segkit.models.backbones.resnet
+    import segkit.models.heads.v3
     import segkit.predict
     import segkit.train  # noqa: F401
 
+    Image.init()
+    Plugins.instance()  # looks through Hydra's own, and imports them
     torch.set_num_threads(1)
+    # A million objects of imports that no fork need look through for garbage, page by page.
+    gc.collect()
+    gc.freeze()
     ended: dict[int, int] = {}
     for line in sys.stdin:
         request = json.loads(line)
