@@ -74,7 +74,7 @@ def test_the_command_says_what_it_wrote_and_nothing_else(written: tuple[Path, st
     assert lines[2].startswith(f"{folder / names[2]} (")
     for line in (lines[1], lines[3]):
         assert re.fullmatch(
-            r"  checked on 3 random inputs and val-000000: scores differ by .* equal", line
+            r"  checked on 11 random inputs and val-000000: scores differ by .* equal", line
         )
     assert len(err.splitlines()) == 1, err
 
@@ -244,6 +244,20 @@ def test_a_broken_package_is_a_fault_of_the_machine(monkeypatch: pytest.MonkeyPa
     assert asked == ["onnx", "onnxscript", "onnxruntime"]
 
 
+def test_a_file_that_cannot_be_asked_is_told_from_one_that_lies(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("Guard failed:\n an even side")
+
+    pretend(monkeypatch, refuse)
+    assert cli.main(["export", f"ckpt={run}", "format=torch", f"out={tmp_path}"]) == 4
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("segkit: error[CKPT-EXPORT-CHECK]: ")
+    assert "takes no 1 x 3 x 33 x 49 image (Guard failed: an even side)" in last
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_without_its_packages_nothing_is_begun(
     run: Path,
@@ -355,7 +369,7 @@ def test_where_the_runs_data_is_gone_random_inputs_remain(
     assert cli.main(["export", f"ckpt={run}", "format=torch", f"out={tmp_path}"]) == 0
     told = capsys.readouterr()
     assert "checked on random inputs alone (masks/: is gone)" in told.err
-    assert "checked on 3 random inputs: " in told.out
+    assert "checked on 11 random inputs: " in told.out
 
 
 def test_the_help_shows_what_export_reads(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from segkit.data.images import read_image
 from segkit.data.normalise import Normalise
 from segkit.engine.signals import Stop, StopRequested, stopping
 from segkit.errors import CheckpointError, ConfigError, ExitCode, SegkitError
+from segkit.limits import fault_of
 from segkit.models import export as graphs
 from segkit.protocol import origin_text
 from segkit.record import notice
@@ -115,7 +116,7 @@ def export(
     checked = Checked()
 
     def check(written: bytes) -> None:
-        compare(form.runner(written), trained, photo, checked)
+        compare(path, form.runner(written), trained, photo, checked)
         if checked.largest_difference > graphs.TOLERANCE:
             what = f"differs from the network by {checked.largest_difference:.1e} of its largest"
             fix = f"allowed {graphs.TOLERANCE:.0e}; nothing was written"
@@ -182,9 +183,16 @@ def output_text(outputs: graphs.Outputs, num_classes: int) -> str:
 
 
 def compare(
-    run: graphs.Runner, trained: Trained, photo: tuple[str, Tensor] | None, checked: Checked
+    path: Path,
+    run: graphs.Runner,
+    trained: Trained,
+    photo: tuple[str, Tensor] | None,
+    checked: Checked,
 ) -> None:
-    """Ask the file and the network the same; what came out goes into ``checked``."""
+    """Ask the file and the network the same; what came out goes into ``checked``.
+
+    Raises CheckpointError CKPT-EXPORT-CHECK for a file that cannot be asked.
+    """
     images = [*graphs.probes(trained.net.output_stride, torch.Generator().manual_seed(0))]
     if photo is not None:
         checked.image = photo[0]
@@ -192,7 +200,15 @@ def compare(
     for x in images:
         with torch.no_grad():
             logits = trained.net(x)
-        output = run(x)
+        try:
+            output = run(x)
+        except Exception as fault:  # no two runtimes raise the same
+            if limit := fault_of(fault):
+                raise limit from fault
+            reason = " ".join(str(fault).split())[:200]
+            what = f"the file takes no {' x '.join(map(str, x.shape))} image ({reason})"
+            fix = "nothing was written; the other format may be free of its size"
+            raise CheckpointError("EXPORT-CHECK", path, what, fix) from fault
         found = graphs.difference(logits, output)
         checked.inputs.append(list(x.shape))
         checked.largest_difference = max(checked.largest_difference, found)

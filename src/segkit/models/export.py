@@ -99,22 +99,30 @@ def to_onnx(net: Answer, description: str) -> bytes:
 def to_torch(net: Answer, description: str) -> bytes:
     """A torch.export file (.pt2) with ``description`` as its extra file ``segkit.json``.
 
-    Raises ``CheckpointError`` CKPT-EXPORT where torch cannot trace it free of the image's size.
+    Raises ``CheckpointError`` CKPT-EXPORT where torch cannot trace it.
     """
-    side = smallest_side(net.net.output_stride)
-    batch, height, width = Dim("batch"), Dim("height", min=side), Dim("width", min=side)
     with quiet(), told("torch"):
-        program = torch.export.export(
-            net,
-            (example(net),),
-            dynamic_shapes=({0: batch, 2: height, 3: width},),
-            strict=False,
-        )
+        program = traced(net)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # places on this machine
         buffer = io.BytesIO()
         torch.export.save(program, buffer, extra_files={DESCRIPTION: description})
     return buffer.getvalue()
+
+
+def traced(net: Answer) -> ExportedProgram:
+    """``net`` as torch.export sees it, at any size from the smallest on.
+
+    Where torch cannot prove that (an average pool that rounds up), the program has guards, which
+    may hold nevertheless: ``probes`` has an image of every size up to the stride.
+    """
+    side = smallest_side(net.net.output_stride)
+    proven = {0: Dim("batch"), 2: Dim("height", min=side), 3: Dim("width", min=side)}
+    guarded = dict.fromkeys(proven, Dim.DYNAMIC)
+    try:
+        return torch.export.export(net, (example(net),), dynamic_shapes=(proven,), strict=False)
+    except (RuntimeError, ValueError, AssertionError):
+        return torch.export.export(net, (example(net),), dynamic_shapes=(guarded,), strict=False)
 
 
 def example(net: Answer) -> Tensor:
@@ -155,7 +163,7 @@ def told(kind: str) -> Iterator[None]:
             raise limit from fault
         reason = " ".join(str(fault).split())[:200] or type(fault).__name__
         who, other = {"onnx": ("ONNX", "torch"), "torch": ("torch.export", "onnx")}[kind]
-        what = f"{who} has no form of this network that is free of the image's size ({reason})"
+        what = f"{who} has no form of this network ({reason})"
         raise CheckpointError("EXPORT", f"format={kind}", what, f"format={other}") from fault
 
 
@@ -214,12 +222,14 @@ def labels_of(output: Tensor) -> Tensor:
 
 
 def probes(output_stride: int, generator: torch.Generator) -> Sequence[Tensor]:
-    """Random images: preferred and odd sizes, the smallest one, one image and several."""
+    """Random images: the smallest one and its neighbours, whatever the stride leaves of a side, a
+    preferred size, one image and several."""
     side = smallest_side(output_stride)
     shapes = [
         (1, 3, 4 * output_stride + 1, 6 * output_stride + 1),
         (3, 3, side, side + 1),
         (2, 3, 5 * output_stride, 3 * output_stride + 4),
+        *((1, 3, side + more, side + output_stride - more) for more in range(output_stride)),
     ]
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
