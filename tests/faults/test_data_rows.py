@@ -74,7 +74,7 @@ def test_d3_more_than_may_be(box: Sandbox) -> None:
     assert "dataset.max_skipped is 2" in result.last_line
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.faults), 3])
 def test_d3_the_substitute_is_the_same_everywhere(box: Sandbox, workers: int) -> None:
     """For any number of workers, from any cache, and after a stop."""
     root = own(box)
