@@ -8,12 +8,14 @@ import contextlib
 import importlib
 import io
 import logging
+import math
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from segkit.errors import CheckpointError, EnvironmentFault
@@ -103,6 +105,7 @@ def to_torch(net: Answer, description: str) -> bytes:
     """
     with quiet(), told("torch"):
         program = traced(net)
+        round_up_in_whole_numbers(program.graph)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # places on this machine
         buffer = io.BytesIO()
@@ -123,6 +126,33 @@ def traced(net: Answer) -> ExportedProgram:
         return torch.export.export(net, (example(net),), dynamic_shapes=(proven,), strict=False)
     except (RuntimeError, ValueError, AssertionError):
         return torch.export.export(net, (example(net),), dynamic_shapes=(guarded,), strict=False)
+
+
+def round_up_in_whole_numbers(graph: fx.Graph) -> None:
+    """ceil(a / b), as networks that pad like TensorFlow write it, into −(−a // b).
+
+    torch.export traces the former and cannot save it.
+    """
+    for node in list(graph.nodes):
+        quotient = node.args[0] if node.target is math.ceil else None
+        if not isinstance(quotient, fx.Node) or quotient.target is not operator.truediv:
+            continue
+        with graph.inserting_before(node):
+            below = called(graph, operator.neg, quotient.args[0])
+            whole = called(graph, operator.floordiv, below, quotient.args[1])
+            above = called(graph, operator.neg, whole)
+        node.replace_all_uses_with(above)
+        graph.erase_node(node)
+        if not quotient.users:
+            graph.erase_node(quotient)
+
+
+def called(graph: fx.Graph, function: Callable[..., Any], *of: Any) -> fx.Node:
+    """A node with its value beside it, which saving asks for."""
+    made = graph.call_function(function, of)
+    values = [part.meta["val"] if isinstance(part, fx.Node) else part for part in of]
+    made.meta["val"] = function(*values)
+    return made
 
 
 def example(net: Answer) -> Tensor:
