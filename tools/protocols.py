@@ -56,7 +56,6 @@ BACKENDS = {
 }
 DEAR = {name: words for name, words in SINGLE.items() if not words or "CRF" in name}
 
-FEW = 20
 CROP = (96, 128)
 PHOTOS = {"bird_segmentation": {3: 3, 0: 0}, "dog_segmentation": {0: 12, 1: 0}}  # mask -> VOC label
 
@@ -106,15 +105,16 @@ def subjects(runs: list[Path], place: Path) -> Iterator[Subject]:
         dear = choices["os"] == "8"  # v1 and v2: half a minute for ten images
         if not dear:
             yield Subject(f"CamVid val, {name}", (f"ckpt={run}",), SINGLE, 6)
-        words = (f"ckpt={run}", f"eval.limit={FEW}")
+        few = 10 if dear else 20
+        words = (f"ckpt={run}", f"eval.limit={few}")
         protocols = DEAR if dear else SCALES
-        yield Subject(f"CamVid val, first {FEW} images, {name}", words, protocols, 2)
+        yield Subject(f"CamVid val, first {few} images, {name}", words, protocols, 2)
     if runs:
         values = compose("train", ["dataset=camvid"]).values
         crops = folder_of_crops(parts.dataset_of(values, "val"), place / "crops")
         yield Subject(
             f"CamVid val, central crops of {CROP[1]}x{CROP[0]}",
-            (f"ckpt={runs[0]}", "dataset=folder", f"dataset.root={crops}", "eval.pad=fit"),
+            (f"ckpt={runs[0]}", "dataset=folder", f"dataset.root={crops}", "eval.limit=30"),
             BACKENDS,
             6,
         )
