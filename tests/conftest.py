@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,16 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # A shell that starts the tests in the background has SIGINT ignored, and every child inherits that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def same_words_are_composed_once() -> Iterator[None]:
+    """A tenth of a second of every command that a test runs in this process (once.py)."""
+    from once import composed_once
+
+    with pytest.MonkeyPatch.context() as patch:
+        composed_once(patch)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,13 @@
 """Configs and networks made once for the same words: most of what a call with one picture takes."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from segkit import config, restored
+from segkit import api, config, model_import, restored, stored
 from segkit.config import Composed
 from segkit.restored import Trained
 
@@ -30,13 +31,23 @@ _composed: dict[str, Composed] = {}
 
 
 def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the command line's own ``compose`` give what it gave for the same words before."""
+    """Have the commands' own ``compose`` give what it gave for the same words before.
+
+    Words are composed anew where something else than they and the shipped files has a say: a
+    folder of the user's, or the environment. Tests that call ``compose`` themselves have the real
+    one.
+    """
     compose = config.compose
 
-    def kept(command: str, *how: Any) -> Composed:
-        key = f"{command} {how}"
+    def kept(
+        command: str, overrides: Sequence[str] = (), config_dir: str | None = None
+    ) -> Composed:
+        if config_dir is not None or any("${" in word for word in overrides):
+            return compose(command, overrides, config_dir)
+        key = f"{command} {list(overrides)}"
         if key not in _composed:
-            _composed[key] = compose(command, *how)
+            _composed[key] = compose(command, overrides)
         return copy.deepcopy(_composed[key])
 
-    monkeypatch.setattr(config, "compose", kept)
+    for module in (config, stored, api, model_import):
+        monkeypatch.setattr(module, "compose", kept)
