@@ -24,6 +24,8 @@ TINY = [
     *("schedule.stages.0.steps=3", "schedule.stages.1.steps=2", "log.tensorboard=false"),
 ]
 
+PLAIN = ("eval.report=false", "eval.boundaries=false")  # where the score alone is looked at
+
 
 def segkit(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A fresh process, as in a shell."""
@@ -287,9 +289,9 @@ def test_eval_takes_the_newest_finished_run(
 ) -> None:
     monkeypatch.chdir(trained)
     assert cli.main(["train", *TINY, "name=newer", "eval.every=null"]) == 0
-    assert cli.main(["eval", "workers=0", "eval.limit=1"]) == 0
+    assert cli.main(["eval", "workers=0", "eval.limit=1", *PLAIN]) == 0
     assert "runs/newer" in capsys.readouterr().err
-    assert cli.main(["eval", "workers=0", "eval.limit=1", "ckpt=runs/tiny"]) == 0
+    assert cli.main(["eval", "workers=0", "eval.limit=1", "ckpt=runs/tiny", *PLAIN]) == 0
     assert "runs/tiny" in capsys.readouterr().err
 
 
@@ -355,16 +357,27 @@ def test_a_fresh_start_names_the_nearest_run(
     assert "augment.flip" in err
 
 
-def test_a_sweep_finishes_the_other_jobs_and_names_the_failed_one(here: Path) -> None:
+def test_a_sweep_finishes_the_other_jobs_and_names_the_failed_one(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [w for w in TINY if not w.startswith("name=")]
-    done = segkit("train", "-m", *words, "augment.crop=33,32", "os=16", cwd=here)
-    assert done.returncode == 2, done.stderr
-    assert "augment.crop=32" in last_line(done.stderr)
+    assert cli.main(["train", "-m", *words, "augment.crop=33,32", "os=16"]) == 2
+    assert "augment.crop=32" in last_line(capsys.readouterr().err)
     states = [json.loads(p.read_text())["state"] for p in here.glob("runs/*/status.json")]
     assert states == ["finished"]
 
 
-@pytest.mark.parametrize("experiment", choices_of("experiment"))
+# Recipes of networks that take seconds to make and save; what they say is checked in test_config.
+SHORT = ("camvid_v1_short", "camvid_v2_short", "camvid_v3plus_short")
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SHORT else ())
+        for name in choices_of("experiment")
+    ],
+)
 def test_every_experiment_takes_two_steps_on_shapes(experiment: str, here: Path) -> None:
     words = ["dataset=shapes", "dataset.size=65", "dataset.count=4", "dataset.val={count: 2}"]
     words += ["augment.crop=65", "schedule.batch=2", "pretrained=none", "workers=0"]
@@ -401,7 +414,7 @@ def test_two_protocols_do_not_share_a_score_file(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(trained)
-    words = ["eval", "ckpt=runs/tiny", "workers=0"]
+    words = ["eval", "ckpt=runs/tiny", "workers=0", *PLAIN]
     shutil.rmtree(trained / "runs/tiny/scores", ignore_errors=True)
     for extra in (
         ["eval.pad=49"],

@@ -61,11 +61,14 @@ def exported(kind: str, model: str, backbone: str, stride: int, *overrides: str)
     return KINDS[kind][0](Answer(net, "logits").eval(), '{"a": 1}')
 
 
-def check(kind: str, model: str, backbone: str, stride: int, *overrides: str) -> None:
+def check(
+    kind: str, model: str, backbone: str, stride: int, *overrides: str, every: int = 1
+) -> None:
+    """Every ``every``-th probe gives what the network gives."""
     pytest.importorskip("onnxruntime")
     net = network(model, backbone, stride, *overrides)
     run = KINDS[kind][1](exported(kind, model, backbone, stride, *overrides))
-    for images in probes(stride, torch.Generator().manual_seed(1)):
+    for images in probes(stride, torch.Generator().manual_seed(1))[::every]:
         with torch.no_grad():
             logits = net(images)
         output = run(images)
@@ -86,7 +89,7 @@ def check(kind: str, model: str, backbone: str, stride: int, *overrides: str) ->
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value)),
 )
 def test_a_file_gives_the_networks_scores(kind: str, words: tuple) -> None:
-    check(kind, *words)
+    check(kind, *words, every=3)
 
 
 def grid() -> list:

@@ -79,7 +79,7 @@ def test_parity(depth: int) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("depth", [50, 101])
+@pytest.mark.parametrize("depth", [50, pytest.param(101, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["bird", "cat"])
 def test_parity_on_a_photo(depth: int, name: str) -> None:
     path = Path(os.environ.get("SEGKIT_DATA", "unset")) / f"photos/{name}.png"
