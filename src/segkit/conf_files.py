@@ -16,6 +16,8 @@ def groups_of(command: str) -> tuple[str, ...]:
         return GROUPS
     if command == "export":
         return ("dataset", "os")
+    if command == "table":
+        return ("scale", "engine")
     return (
         ("dataset", "os", "runtime") if command in ("eval", "submit", "crf") else ("os", "runtime")
     )

@@ -340,6 +340,75 @@ class Export(Given):
     eval: Weights = field(default_factory=Weights)
 
 
+@dataclass
+class Scale:
+    """How large the papers' trainings are made: factors on what a row asks for, and further words.
+
+    A crop of 1 + 512 becomes 1 + 512 x ``crop``, down to a multiple of ``crop_step``, and no
+    smaller than ``crop_at_least``. ``train`` and ``eval`` are words for every training (over the
+    row's own) and every evaluation (under them). ``backbones`` takes one backbone for another.
+    """
+
+    name: str = "paper"
+    dataset: str | None = None
+    backbones: dict[str, str] = field(default_factory=dict)
+    steps: float = 1.0
+    steps_at_most: int | None = None
+    lr: float = 1.0
+    batch: float = 1.0
+    batch_at_least: int = 1
+    batch_at_most: int | None = None
+    crop: float = 1.0
+    crop_step: int = 1
+    crop_at_least: int = 1
+    train: list[str] = field(default_factory=list)
+    eval: list[str] = field(default_factory=list)
+    tune: int | None = None
+    keep_weights: bool = True
+    note: str = ""
+
+
+@dataclass
+class Engine:
+    """Where the trainings of a table run.
+
+    ``per_device``: so many at once on each device of this machine (local, ray). ``isolate``: each
+    in a process of its own. ``options`` are the launcher's own keys (slurm: partition, timeout_min,
+    gpus_per_node ...; ray: the init node).
+    """
+
+    name: str = "local"
+    per_device: int = 1
+    isolate: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Table:
+    """``segkit table ID...``.
+
+    ID is a table (v3.t5), a paper (v1, v2, v3, v3plus) or all. Trains what is missing, goes on
+    where it was interrupted, scores, and writes the table beside the paper's numbers as Markdown,
+    CSV, HTML and JSON. Rows that are one training share it, over tables and calls.
+      --list               every table and what it varies
+      --plan               runs, memory and hours; nothing is started
+      --status             how the rows stand
+      --only ROW           this row alone (several times: these)
+      -- key=value ...     further words for every training: segkit table v3.t5 -- backbone=r50
+    """
+
+    runs: str = doc("folder that holds the runs", "runs")
+    out: str | None = doc("folder for the tables (null: RUNS/tables)")
+    seeds: list[int] = doc("a training for each; the table shows mean and spread", [0])  # noqa: RUF009
+    coco: str | None = doc("weights pretrained on MS-COCO, for the rows that begin with them")
+    device: str = doc("auto, cpu, cuda or cuda:N", "auto")
+    devices: int = doc("processes for each training", 1)
+    workers: int | None = doc("data loader processes of each training (null: one per core)")
+    precision: str = doc("auto, fp32 or bf16", "auto")
+    scale: Scale = field(default_factory=Scale)
+    engine: Engine = field(default_factory=Engine)
+
+
 ROOTS: dict[str, type] = {
     "train": Train,
     "eval": Eval,
@@ -347,4 +416,5 @@ ROOTS: dict[str, type] = {
     "submit": Submit,
     "crf": Crf,
     "export": Export,
+    "table": Table,
 }

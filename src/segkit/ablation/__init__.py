@@ -1,0 +1,1 @@
+"""The papers' tables: rows, trainings, scores and the pages made of them."""

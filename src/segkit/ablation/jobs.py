@@ -1,0 +1,58 @@
+"""What has to run for some tables: a job for each training, with every score that is read off it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One score of a trained network: ``words`` of ``segkit eval``, and the folder it goes to.
+
+    ``tune``: the CRF's parameters are searched on so many val images before.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    folder: Path
+    tune: int | None = None
+
+    @property
+    def score(self) -> Path:
+        return self.folder / "score.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training and its evaluations. ``run`` is its folder; ``rows`` are those that use it."""
+
+    run: Path
+    words: tuple[str, ...]
+    evaluations: tuple[Evaluation, ...]
+    rows: tuple[str, ...]
+    config_dir: str | None = None
+    trust: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one number comes from: the job's run and the score in it."""
+
+    run: Path
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of some tables, in the order in which they are started.
+
+    ``places`` maps (table, row, column, seed) to where its number will stand; what is blocked or
+    computed has no place. ``blocked`` maps (table, row) to the reason.
+    """
+
+    jobs: tuple[Job, ...]
+    places: dict[tuple[str, str, str, int], Place] = field(default_factory=dict)
+    blocked: dict[tuple[str, str], str] = field(default_factory=dict)
