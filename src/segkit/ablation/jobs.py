@@ -1,4 +1,4 @@
-"""What has to run for some tables: a job for each training, with every score that is read off it."""
+"""What has to run for some tables: a job for each training, with every score read off it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
