@@ -1,7 +1,8 @@
 """The papers' tables as ``conf/ablation/*.yaml`` has them: rows, words to run, printed numbers."""
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import yaml
 
 from segkit.conf_files import conf_dir, nearest
 from segkit.errors import ConfigError
-from segkit.sound_yaml import sound_text
+from segkit.sound_yaml import shown, sound_text
 
 # What a column of numbers may be read from. Those with a number after the colon take any.
 MEASURES = (
@@ -25,6 +26,7 @@ MEASURES = (
     "valid",  # valid:N, percent of positions with N valid taps of nine (v3, Figure 4)
     "none",  # printed in the paper, and nothing of ours answers to it
 )
+NUMBERED = {"trimap": range(1, 41), "trimap_gain": range(1, 41), "valid": (1, 2, 4, 6, 9)}
 # What makes a number without a training.
 COMPUTED = ("params", "macs", "fov", "valid", "none")
 
@@ -59,7 +61,9 @@ class Row:
 
     ``train`` and ``evaluate`` are whole: the table's words with the row's own over them. ``paper``
     holds the printed numbers by column. ``blocked`` says why it cannot be run; ``needs`` names the
-    weights it starts from that nobody publishes (``coco``).
+    weights it starts from that nobody publishes (``coco``), for which ``train`` has
+    ``pretrained={coco}``. ``begins`` is the row whose trained network it starts from (v1's MSc,
+    section 4.3). ``tune`` as a column's, for all columns of this row.
     """
 
     key: str
@@ -70,15 +74,17 @@ class Row:
     blocked: str | None = None
     needs: str | None = None
     against: str | None = None
+    begins: str | None = None
+    tune: int | None = None
 
 
 @dataclass(frozen=True)
 class Table:
     """One table of a paper. ``labels`` head the columns that say what a row is.
 
-    ``min_crop``: at scales other than the paper's a crop is no smaller, that the largest output
-    stride of the table has something to see. ``note`` is what a reader must know beside the
-    numbers.
+    ``min_crop`` is the table's largest output stride plus one: at scales other than the paper's a
+    crop is no smaller, and a multiple of that stride plus one. ``note`` is what a reader must know
+    beside the numbers.
     """
 
     id: str
@@ -104,21 +110,28 @@ def asked_for(words: Sequence[str], config_dir: str | None = None) -> list[str]:
     for word in words:
         mine = [i for i in known if word in ("all", i, i.partition(".")[0])]
         if not mine:
-            fix = "segkit table --list shows them" + nearest(word, known)
-            raise ConfigError("UNKNOWN-CHOICE", "table", f"{word!r} is no table", fix)
+            raise _unknown(word, known)
         found |= dict.fromkeys(mine)
     return list(found)
 
 
 def read(table_id: str, config_dir: str | None = None) -> Table:
     """The table named so. ConfigError names the file, the row and the key that is wrong."""
-    path = _files(config_dir)[table_id]
+    files = _files(config_dir)
+    if table_id not in files:
+        raise _unknown(table_id, files)
+    path = files[table_id]
     made: Any = yaml.safe_load(sound_text(path))
     if not isinstance(made, Mapping):
         raise _wrong(path, "is no table")
     if missing := sorted({"title", "source", "setting", "labels", "rows"} - set(made)):
         raise _wrong(path, f"has no key {missing[0]!r}")
     return _table(table_id, made, path)
+
+
+def _unknown(word: str, known: Iterable[str]) -> ConfigError:
+    fix = "segkit table --list shows them" + nearest(word, known)
+    return ConfigError("UNKNOWN-CHOICE", "table", f"{word!r} is no table", fix)
 
 
 def _files(config_dir: str | None) -> dict[str, Path]:
@@ -148,23 +161,28 @@ _TABLE_KEYS = {
     *("min_crop", "note"),
 }
 _COLUMN_KEYS = {"measure", "eval", "tune", "digits"}
-_ROW_KEYS = {"key", "label", "train", "eval", "paper", "blocked", "needs", "against"}
+_ROW_KEYS = {"key", "label", "train", "eval", "paper", "blocked", "needs"}
+_ROW_KEYS |= {"against", "begins", "tune"}
 
 
 def _table(table_id: str, made: Mapping[str, Any], path: Path) -> Table:
     _known(made, _TABLE_KEYS, path, "table")
-    labels = tuple(map(str, made["labels"]))
-    columns = tuple(
-        _column(str(name), entry or {}, path)
-        for name, entry in made.get("columns", {"mIoU": {}}).items()
-    )
-    rows = tuple(_row(entry, made, labels, columns, path) for entry in made["rows"])
+    labels = tuple(map(str, _listed(made, "labels", path, "table")))
+    named = made.get("columns", {"mIoU": None})
+    if not isinstance(named, Mapping) or not named:
+        raise _wrong(path, f"table: columns: {named!r} is no mapping")
+    columns = tuple(_column(str(name), entry or {}, path) for name, entry in named.items())
+    entries = _listed(made, "rows", path, "table")
+    rows = tuple(_row(entry, made, labels, columns, path) for entry in entries)
     keys = [row.key for row in rows]
+    if not rows:
+        raise _wrong(path, "has no rows")
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
         raise _wrong(path, f"has the row {twice[0]!r} twice")
     for row in rows:
-        if row.against is not None and row.against not in keys:
-            raise _wrong(path, f"row {row.key}: no row {row.against!r}")
+        for other in (row.against, row.begins):
+            if other is not None and (other not in keys or other == row.key):
+                raise _wrong(path, f"row {row.key}: no other row {other!r}{nearest(other, keys)}")
     return Table(
         id=table_id,
         title=str(made["title"]),
@@ -173,59 +191,116 @@ def _table(table_id: str, made: Mapping[str, Any], path: Path) -> Table:
         labels=labels,
         columns=columns,
         rows=rows,
-        min_crop=int(made.get("min_crop", 1)),
+        min_crop=_count(made, "min_crop", path, "table") or 1,
         note=str(made.get("note", "")).strip(),
     )
 
 
 def _column(name: str, entry: Mapping[str, Any], path: Path) -> Column:
-    _known(entry, _COLUMN_KEYS, path, f"column {name}")
+    where = f"column {name}"
+    _known(entry, _COLUMN_KEYS, path, where)
+    digits = _count(entry, "digits", path, where, least=0)
     column = Column(
         name,
         measure=str(entry.get("measure", "miou")),
-        evaluate=tuple(map(str, entry.get("eval", ()))),
-        tune=entry.get("tune"),
-        digits=int(entry.get("digits", 2)),
+        evaluate=_words(entry, "eval", path, where),
+        tune=_count(entry, "tune", path, where),
+        digits=Column.digits if digits is None else digits,
     )
     if column.kind not in MEASURES:
-        raise _wrong(path, f"column {name}: {column.measure!r}{nearest(column.kind, MEASURES)}")
+        raise _wrong(path, f"{where}: {column.measure!r}{nearest(column.kind, MEASURES)}")
+    wanted = [f"{column.kind}:{number}" for number in NUMBERED.get(column.kind, ())]
+    if column.measure not in (wanted or [column.kind]):
+        fix = f"{wanted[0]} to {wanted[-1]}" if wanted else column.kind
+        raise _wrong(path, f"{where}: {column.measure!r}", fix)
     return column
 
 
 def _row(
-    entry: Mapping[str, Any],
+    entry: Any,
     table: Mapping[str, Any],
     labels: Sequence[str],
     columns: Sequence[Column],
     path: Path,
 ) -> Row:
-    where = f"row {entry.get('key', entry)}"
+    where = f"row {entry.get('key', entry)}" if isinstance(entry, Mapping) else f"row {entry!r}"
     _known(entry, _ROW_KEYS, path, where)
-    label = tuple("" if cell is None else str(cell) for cell in entry["label"])
+    if not re.fullmatch(r"[\w-]+", str(entry.get("key", ""))):
+        raise _wrong(path, f"{where}: has no key", "key: letters, digits, _ and -")
+    label = tuple("" if c is None else str(c) for c in _listed(entry, "label", path, where))
     if len(label) != len(labels):
         raise _wrong(path, f"{where}: {len(label)} label cells for {len(labels)} columns")
-    paper = entry.get("paper", {})
-    paper = paper if isinstance(paper, Mapping) else {columns[0].name: paper}
-    if strange := set(paper) - {column.name for column in columns}:
-        raise _wrong(path, f"{where}: no column {sorted(strange)[0]!r}")
-    return Row(
+    row = Row(
         key=str(entry["key"]),
         label=label,
-        train=merged(table.get("train", ()), entry.get("train", ())),
-        evaluate=merged(table.get("eval", ()), entry.get("eval", ())),
-        paper={str(name): float(number) for name, number in paper.items()},
-        blocked=entry.get("blocked"),
-        needs=entry.get("needs"),
-        against=entry.get("against"),
+        train=merged(_words(table, "train", path, "table"), _words(entry, "train", path, where)),
+        evaluate=merged(_words(table, "eval", path, "table"), _words(entry, "eval", path, where)),
+        paper=_numbers(entry.get("paper", {}), columns, path, where),
+        blocked=_text(entry, "blocked"),
+        needs=_text(entry, "needs"),
+        against=_text(entry, "against"),
+        begins=_text(entry, "begins"),
+        tune=_count(entry, "tune", path, where),
     )
+    if row.needs not in (None, "coco"):
+        raise _wrong(path, f"{where}: needs {row.needs!r}", "needs: coco")
+    if (row.needs is None) == ("pretrained={coco}" in row.train):
+        raise _wrong(path, f"{where}: needs: coco and pretrained={{coco}} go together")
+    return row
 
 
-def _known(entry: Mapping[str, Any], keys: set[str], path: Path, where: str) -> None:
+def _numbers(
+    printed: Any, columns: Sequence[Column], path: Path, where: str
+) -> Mapping[str, float]:
+    """The paper's numbers by column; a single one stands in the first column."""
+    named = printed if isinstance(printed, Mapping) else {columns[0].name: printed}
+    known = [column.name for column in columns]
+    for name, number in named.items():
+        if name not in known:
+            raise _wrong(path, f"{where}: no column {name!r}{nearest(str(name), known)}")
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise _wrong(path, f"{where}: {number!r} is no number")
+        if not math.isfinite(number):
+            raise _wrong(path, f"{where}: {number!r} is not finite")
+    return {str(name): float(number) for name, number in named.items()}
+
+
+def _words(entry: Mapping[str, Any], key: str, path: Path, where: str) -> tuple[str, ...]:
+    """A list of ``key=value``."""
+    words = _listed(entry, key, path, where) if key in entry else []
+    for word in words:
+        if not isinstance(word, str) or "=" not in word:
+            raise _wrong(path, f"{where}: {key}: {word!r} is no word", 'a list of "key=value"')
+    return tuple(words)
+
+
+def _listed(entry: Mapping[str, Any], key: str, path: Path, where: str) -> list[Any]:
+    found = entry.get(key)
+    if not isinstance(found, list):
+        raise _wrong(path, f"{where}: {key}: {found!r} is no list")
+    return found
+
+
+def _count(
+    entry: Mapping[str, Any], key: str, path: Path, where: str, least: int = 1
+) -> int | None:
+    found = entry.get(key)
+    whole = isinstance(found, int) and not isinstance(found, bool)
+    if found is not None and not (whole and found >= least):
+        raise _wrong(path, f"{where}: {key}: {found!r}", f"a whole number from {least}")
+    return found
+
+
+def _text(entry: Mapping[str, Any], key: str) -> str | None:
+    return None if entry.get(key) is None else str(entry[key])
+
+
+def _known(entry: Any, keys: set[str], path: Path, where: str) -> None:
     if not isinstance(entry, Mapping):
         raise _wrong(path, f"{where} is no mapping")
     if strange := sorted(map(str, set(entry) - keys)):
         raise _wrong(path, f"{where}: no key {strange[0]!r}{nearest(strange[0], keys)}")
 
 
-def _wrong(path: Path, what: str) -> ConfigError:
-    return ConfigError("TABLE", path, what)
+def _wrong(path: Path, what: str, fix: str = "") -> ConfigError:
+    return ConfigError("TABLE", shown(path), what, fix)

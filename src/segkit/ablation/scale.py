@@ -63,10 +63,11 @@ def _shrunk(composed: Composed, table: Table, scale: Mapping[str, Any]) -> list[
 
 
 def _crop(crop: int, table: Table, scale: Mapping[str, Any]) -> int:
-    """Sides stay a multiple of the step plus one, as 513, 321 and 769 are."""
+    """Sides stay a multiple of the step plus one, as 513, 321 and 769 are; of the table's largest
+    output stride, too (``min_crop``), so that all its rows see the same crop."""
     if scale["crop"] == 1:
         return crop
-    step = scale["crop_step"]
+    step = max(scale["crop_step"], table.min_crop - 1)
     made = int((crop - 1) * scale["crop"]) // step * step + 1
     return min(crop, max(made, scale["crop_at_least"], table.min_crop))
 
