@@ -1,0 +1,305 @@
+"""Finished scores -> the document ``table.json``: the paper's numbers, ours, and what each is of.
+
+Numbers are exact (fractions of the confusion matrices' counts) until they are rounded, once, half
+up. What is missing is said in words and never filled. Nothing in a document depends on when or
+where it is made, so the same scores give the same bytes.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from segkit.ablation import scored
+from segkit.ablation.book import Column, Row, Table
+from segkit.ablation.jobs import Job, Place, Plan
+from segkit.ablation.order import Standing as Placed
+from segkit.ablation.order import order
+from segkit.ablation.spent import hours_of, spent
+from segkit.ablation.state import Standing, standing
+from segkit.report.decimals import mean, root, rounded, variance
+from segkit.report.signature import Signature
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one seed gives a cell: the exact ``value``, or in ``state`` why there is none."""
+
+    state: str
+    value: Fraction | None = None
+    signature: Signature | None = None
+    entry: Mapping[str, Any] | None = None
+
+
+def collect(
+    table: Table,
+    plan: Plan,
+    scale: Mapping[str, Any],
+    seeds: Sequence[int],
+    *,
+    command: str,
+    computed: Callable[[Row, Column], float | None],
+    stands: Callable[[Job], Standing] = standing,
+    date: str | None = None,
+) -> dict[str, Any]:
+    """The document of ``table`` (see ``docs/evaluation.md``): plain JSON, null for no number.
+
+    ``scale`` is the node of the config. ``computed`` gives the numbers that need no training.
+    ``stands`` says how a job stands whose score is missing. ``date`` is left out unless given.
+    """
+    reading = _Reading(table, plan, tuple(seeds), computed, stands)
+    rows = [reading.row(row) for row in table.rows]
+    common = _common(rows)
+    for row in rows:
+        asked = [parts for cell in row["numbers"].values() for parts in cell.pop("asked")]
+        said = (part for parts in asked for part in parts if part not in common)
+        row["protocol"] = list(dict.fromkeys(said))
+    document = {
+        "format": FORMAT,
+        "table": table.id,
+        "title": table.title,
+        "source": table.source,
+        "setting": table.setting,
+        "note": table.note,
+        "scale": {"name": scale["name"], "note": scale["note"]},
+        "seeds": list(seeds),
+        "command": command,
+        "labels": list(table.labels),
+        "columns": [
+            {"name": c.name, "measure": c.measure, "digits": c.digits, "words": list(c.evaluate)}
+            for c in table.columns
+        ],
+        "protocol": common,
+        "rows": rows,
+        "trainings": reading.trainings(),
+        "order": reading.order(),
+    }
+    return document | ({"date": date} if date is not None else {})
+
+
+def text_of(document: Mapping[str, Any]) -> bytes:
+    """``table.json``."""
+    return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+class _Reading:
+    """A table's cells, each score read once."""
+
+    def __init__(
+        self,
+        table: Table,
+        plan: Plan,
+        seeds: tuple[int, ...],
+        computed: Callable[[Row, Column], float | None],
+        stands: Callable[[Job], Standing],
+    ) -> None:
+        self.table, self.plan, self.seeds = table, plan, seeds
+        self.computed, self.stands = computed, stands
+        self.jobs = {job.run: job for job in plan.jobs}
+        self.values: dict[tuple[str, str], list[Fraction]] = {}
+        self.said: dict[Path, str] = {}
+
+    # -- rows ----------------------------------------------------------------------------------
+
+    def row(self, row: Row) -> dict[str, Any]:
+        numbers = {column.name: self.cell(row, column) for column in self.table.columns}
+        runs = self.runs_of(row)
+        images = [seed["images"] for cell in numbers.values() for seed in cell["seeds"]]
+        return {
+            "key": row.key,
+            "label": list(row.label),
+            "blocked": self.plan.blocked.get((self.table.id, row.key)),
+            "against": row.against,
+            "numbers": numbers,
+            "images": sorted({count for count in images if count is not None}),
+            "runs": [run.name for run in runs],
+            "hours": hours_of(runs, self.scores_of(row)),
+        }
+
+    def places_of(self, row: Row) -> Iterator[Place]:
+        for (table, key, _, seed), place in self.plan.places.items():
+            if (table, key) == (self.table.id, row.key) and seed in self.seeds:
+                yield place
+
+    def runs_of(self, row: Row) -> list[Path]:
+        return list(dict.fromkeys(place.run for place in self.places_of(row)))
+
+    def scores_of(self, row: Row) -> list[Path]:
+        return list(dict.fromkeys(place.evaluation.score for place in self.places_of(row)))
+
+    def trainings(self) -> list[dict[str, Any]]:
+        """Every training of the table, with the rows that share it."""
+        rows: dict[Path, list[str]] = {}
+        for row in self.table.rows:
+            for run in self.runs_of(row):
+                rows.setdefault(run, []).append(row.key)
+        return [{"run": run.name, "rows": keys, **spent(run)} for run, keys in rows.items()]
+
+    def order(self) -> dict[str, Any] | None:
+        """Over the first column whose numbers come from scores."""
+        for column in self.table.columns:
+            if not column.computed and column.kind != "train_rate":
+                return order([*self.ranked(column)], column.name)
+        return None
+
+    def ranked(self, column: Column) -> Iterator[Placed]:
+        for row in self.table.rows:
+            values = self.values.get((row.key, column.name))
+            if values and column.name in row.paper:
+                spread = variance(values) if len(values) > 1 else Fraction(0)
+                yield Placed(row.key, _printed(row.paper[column.name]), mean(values), spread)
+
+    # -- cells ---------------------------------------------------------------------------------
+
+    def cell(self, row: Row, column: Column) -> dict[str, Any]:
+        """One number of the paper and ours beside it."""
+        taken = self.of_computation(row, column) if column.computed else self.of_scores(row, column)
+        values = [one.value for one in taken if one.value is not None]
+        self.values[row.key, column.name] = values
+        paper = row.paper.get(column.name)
+        return {
+            "paper": paper,
+            **numbers_of(values, paper, column.digits),
+            "n": len(values) if not column.computed else 0,
+            "state": _joined(taken, self.seeds),
+            "seeds": [dict(one.entry) for one in taken if one.entry is not None],
+            "asked": [_asked(one.signature) for one in taken if one.signature is not None],
+        }
+
+    def of_computation(self, row: Row, column: Column) -> list[Taken]:
+        if column.kind == "none":
+            return [Taken("nothing of ours answers to it" if column.name in row.paper else "")]
+        found = self.computed(row, column)
+        if found is not None:
+            return [Taken("computed", _printed(found))]
+        reason = self.plan.blocked.get((self.table.id, row.key))
+        return [Taken(f"blocked: {reason}" if reason else "not computed")]
+
+    def of_scores(self, row: Row, column: Column) -> list[Taken]:
+        """One for each seed; one alone for a row that is blocked."""
+        if reason := self.plan.blocked.get((self.table.id, row.key)):
+            return [Taken(f"blocked: {reason}" if column.name in row.paper else "")]
+        if column.kind.endswith("gain") and row.against is None:
+            return [Taken("")]  # what others are compared with has no gain
+        return [self.one(row, column, seed) for seed in self.seeds]
+
+    def one(self, row: Row, column: Column, seed: int) -> Taken:
+        place = self.plan.places.get((self.table.id, row.key, column.name, seed))
+        if place is None:
+            return Taken("not run")
+        found = self.read(place, column, seed)
+        if not column.kind.endswith("gain") or found.value is None:
+            return found
+        base = self.plan.places.get((self.table.id, str(row.against), column.name, seed))
+        other = self.read(base, column, seed) if base is not None else Taken("not run")
+        if other.value is None or other.entry is None or found.entry is None:
+            return Taken(f"{other.state} (row {row.against})", entry=found.entry)
+        gain = found.value - other.value
+        names = {name: other.entry[name] for name in ("run", "score", "signature")}
+        entry = _entry(seed, found.entry, gain, column.digits) | {"base": names}
+        return Taken("scored", gain, found.signature, entry)
+
+    def read(self, place: Place, column: Column, seed: int) -> Taken:
+        """The number that one run and one score give."""
+        runs, path = place.run.parent, place.evaluation.score
+        named: dict[str, Any] = {
+            "run": place.run.name,
+            "score": os.path.relpath(path, runs),
+            "signature": None,
+            "images": None,
+        }
+        try:
+            score = scored.read_score(path)
+            if score is None:
+                state = self.missing(place)
+                return Taken(state, entry={"seed": seed, **named, "state": state})
+            signature = scored.signature_of(score)
+            why = scored.stale(signature, place.run, place.evaluation.words)
+            value = None if why else scored.number(column.measure, score, place.run)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            why = (
+                f"{path.name} {error}"
+                if isinstance(error, ValueError)
+                else f"{path.name}: {error!r}"
+            )
+            return Taken(f"stale: {why}", entry={"seed": seed, **named, "state": f"stale: {why}"})
+        named |= {"signature": str(signature), "images": signature.images}
+        if why or value is None:
+            state = f"stale: {why}" if why else f"scored without {column.measure}"
+            return Taken(state, entry={"seed": seed, **named, "state": state})
+        entry = _entry(seed, named, value, column.digits)
+        return Taken("scored", value, signature, entry)
+
+    def missing(self, place: Place) -> str:
+        if place.run not in self.said:
+            job = self.jobs.get(place.run)
+            self.said[place.run] = words_of(self.stands(job)) if job else "not run"
+        return self.said[place.run]
+
+
+def words_of(stands: Standing) -> str:
+    """How a job stands, in the words of a cell."""
+    if stands.state == "failed":
+        return f"failed {stands.code if stands.code is not None else '?'}: {stands.line}"
+    if stands.state == "running":
+        return f"running {stands.percent} %"
+    if stands.steps and stands.step >= stands.steps:
+        return "trained, not scored"
+    if stands.state == "stopped":
+        return f"interrupted at step {stands.step} of {stands.steps}"
+    return {"waiting": "not run", "done": "not scored"}.get(stands.state, stands.state)
+
+
+# -- numbers ---------------------------------------------------------------------------------------
+
+
+def numbers_of(values: Sequence[Fraction], paper: float | None, digits: int) -> dict[str, Any]:
+    """Mean, sample standard deviation and difference to the paper, each rounded once."""
+    if not values:
+        return {"ours": None, "spread": None, "difference": None}
+    middle = mean(values)
+    apart = None if paper is None else float(rounded(middle - _printed(paper), digits))
+    spread = float(root(variance(values), digits)) if len(values) > 1 else None
+    return {"ours": float(rounded(middle, digits)), "spread": spread, "difference": apart}
+
+
+def _printed(number: float) -> Fraction:
+    """The decimal number that a float stands for: 77.21 and not the nearest binary fraction."""
+    return Fraction(Decimal(repr(float(number))))
+
+
+def _entry(seed: int, named: Mapping[str, Any], value: Fraction, digits: int) -> dict[str, Any]:
+    shown = {"value": float(rounded(value, digits)), "exact": float(value)}
+    return {**named, "seed": seed, "state": "scored", **shown}
+
+
+def _asked(signature: Signature) -> list[str]:
+    """How a network was asked, and what computed it."""
+    origin = f"{signature.precision} {signature.device}"
+    return [signature.subject()[0], *signature.protocol(), origin]
+
+
+def _common(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What all scores of the table have in common."""
+    asked = [parts for row in rows for cell in row["numbers"].values() for parts in cell["asked"]]
+    return [part for part in asked[0] if all(part in parts for parts in asked)] if asked else []
+
+
+def _joined(taken: Sequence[Taken], seeds: Sequence[int]) -> str:
+    """One state for all seeds."""
+    states = list(dict.fromkeys(one.state for one in taken))
+    if len(states) == 1:
+        return states[0]
+    done = sum(one.value is not None for one in taken)
+    others = [
+        f"seed {seed} {one.state}"
+        for seed, one in zip(seeds, taken, strict=True)
+        if one.value is None
+    ]
+    return "; ".join([f"{done} of {len(taken)} seeds: {others[0]}", *others[1:]])
