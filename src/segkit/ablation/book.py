@@ -31,6 +31,28 @@ NUMBERED = {"trimap": range(1, 41), "trimap_gain": range(1, 41), "valid": (1, 2,
 COMPUTED = ("params", "macs", "fov", "valid", "none")
 
 
+class Printed(float):
+    """A number as the paper prints it: ``text`` of 82.70 keeps its zero."""
+
+    text: str
+
+    def __new__(cls, number: object) -> "Printed":
+        made = super().__new__(cls, str(number))
+        made.text = getattr(number, "text", str(number))
+        return made
+
+
+class _Reader(yaml.SafeLoader):
+    """YAML whose decimals remember how they are written."""
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        plain = re.fullmatch(r"-?\d+\.\d+", node.value)
+        return Printed(node.value) if plain else super().construct_yaml_float(node)
+
+
+_Reader.add_constructor("tag:yaml.org,2002:float", _Reader.construct_yaml_float)
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of numbers: ``measure`` says where ours come from, ``evaluate`` how it is scored.
@@ -121,7 +143,7 @@ def read(table_id: str, config_dir: str | None = None) -> Table:
     if table_id not in files:
         raise _unknown(table_id, files)
     path = files[table_id]
-    made: Any = yaml.safe_load(sound_text(path))
+    made: Any = _Reader(sound_text(path)).get_single_data()
     if not isinstance(made, Mapping):
         raise _wrong(path, "is no table")
     if missing := sorted({"title", "source", "setting", "labels", "rows"} - set(made)):
@@ -262,7 +284,7 @@ def _numbers(
             raise _wrong(path, f"{where}: {number!r} is no number")
         if not math.isfinite(number):
             raise _wrong(path, f"{where}: {number!r} is not finite")
-    return {str(name): float(number) for name, number in named.items()}
+    return {str(name): Printed(number) for name, number in named.items()}
 
 
 def _words(entry: Mapping[str, Any], key: str, path: Path, where: str) -> tuple[str, ...]:
