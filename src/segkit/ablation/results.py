@@ -29,11 +29,14 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Taken:
-    """What one seed gives a cell: the exact ``value``, or in ``state`` why there is none."""
+    """What one seed gives a cell: the exact ``value``, or in ``state`` why there is none.
+
+    ``asked`` says, part by part, how the network was asked.
+    """
 
     state: str
     value: Fraction | None = None
-    signature: Signature | None = None
+    asked: tuple[str, ...] = ()
     entry: Mapping[str, Any] | None = None
 
 
@@ -104,6 +107,7 @@ class _Reading:
         self.jobs = {job.run: job for job in plan.jobs}
         self.values: dict[tuple[str, str], list[Fraction]] = {}
         self.said: dict[Path, str] = {}
+        self.configs: dict[Path, str | None] = {}
 
     # -- rows ----------------------------------------------------------------------------------
 
@@ -165,11 +169,12 @@ class _Reading:
         paper = row.paper.get(column.name)
         return {
             "paper": paper,
+            "printed": getattr(paper, "text", paper if paper is None else repr(paper)),
             **numbers_of(values, paper, column.digits),
             "n": len(values) if not column.computed else 0,
             "state": _joined(taken, self.seeds),
             "seeds": [dict(one.entry) for one in taken if one.entry is not None],
-            "asked": [_asked(one.signature) for one in taken if one.signature is not None],
+            "asked": [one.asked for one in taken if one.asked],
         }
 
     def of_computation(self, row: Row, column: Column) -> list[Taken]:
@@ -203,7 +208,7 @@ class _Reading:
         gain = found.value - other.value
         names = {name: other.entry[name] for name in ("run", "score", "signature")}
         entry = _entry(seed, found.entry, gain, column.digits) | {"base": names}
-        return Taken("scored", gain, found.signature, entry)
+        return Taken("scored", gain, found.asked, entry)
 
     def read(self, place: Place, column: Column, seed: int) -> Taken:
         """The number that one run and one score give."""
@@ -220,7 +225,8 @@ class _Reading:
                 state = self.missing(place)
                 return Taken(state, entry={"seed": seed, **named, "state": state})
             signature = scored.signature_of(score)
-            why = scored.stale(signature, place.run, place.evaluation.words)
+            config = self.config_of(place.run)
+            why = scored.stale(signature, place.run, config, place.evaluation.words)
             value = None if why else scored.number(column.measure, score, place.run)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             why = (
@@ -234,7 +240,12 @@ class _Reading:
             state = f"stale: {why}" if why else f"scored without {column.measure}"
             return Taken(state, entry={"seed": seed, **named, "state": state})
         entry = _entry(seed, named, value, column.digits)
-        return Taken("scored", value, signature, entry)
+        return Taken("scored", value, _asked(signature, column, score), entry)
+
+    def config_of(self, run: Path) -> str | None:
+        if run not in self.configs:
+            self.configs[run] = scored.run_digest(run)
+        return self.configs[run]
 
     def missing(self, place: Place) -> str:
         if place.run not in self.said:
@@ -279,10 +290,11 @@ def _entry(seed: int, named: Mapping[str, Any], value: Fraction, digits: int) ->
     return {**named, "seed": seed, "state": "scored", **shown}
 
 
-def _asked(signature: Signature) -> list[str]:
+def _asked(signature: Signature, column: Column, score: Mapping[str, Any]) -> tuple[str, ...]:
     """How a network was asked, and what computed it."""
     origin = f"{signature.precision} {signature.device}"
-    return [signature.subject()[0], *signature.protocol(), origin]
+    band = [f"trimap around {score['trimap']['around']}"] if column.kind[:6] == "trimap" else []
+    return (signature.subject()[0], *signature.protocol(), *band, origin)
 
 
 def _common(rows: Sequence[Mapping[str, Any]]) -> list[str]:

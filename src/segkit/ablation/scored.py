@@ -62,9 +62,12 @@ def _plain(value: Any) -> Any:
 # -- is it of this run, and asked as the row says ------------------------------------------------
 
 
-def stale(signature: Signature, run: Path, words: Sequence[str]) -> str | None:
-    """Why a score is not shown: made from another config or step, or by another protocol."""
-    config, step = run_digest(run), read_status(run).get("step")
+def stale(signature: Signature, run: Path, config: str | None, words: Sequence[str]) -> str | None:
+    """Why a score is not shown: made from another config or step, or by another protocol.
+
+    ``config`` is the run's, as ``run_digest`` has it.
+    """
+    step = read_status(run).get("step")
     if config is None:
         return "the run has no config.yaml"
     if signature.config != config:
