@@ -107,7 +107,6 @@ class _Reading:
         self.jobs = {job.run: job for job in plan.jobs}
         self.values: dict[tuple[str, str], list[Fraction]] = {}
         self.said: dict[Path, str] = {}
-        self.configs: dict[Path, str | None] = {}
 
     # -- rows ----------------------------------------------------------------------------------
 
@@ -225,27 +224,17 @@ class _Reading:
                 state = self.missing(place)
                 return Taken(state, entry={"seed": seed, **named, "state": state})
             signature = scored.signature_of(score)
-            config = self.config_of(place.run)
-            why = scored.stale(signature, place.run, config, place.evaluation.words)
+            why = scored.stale(signature, place.run, place.evaluation.words)
             value = None if why else scored.number(column.measure, score, place.run)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            why = (
-                f"{path.name} {error}"
-                if isinstance(error, ValueError)
-                else f"{path.name}: {error!r}"
-            )
-            return Taken(f"stale: {why}", entry={"seed": seed, **named, "state": f"stale: {why}"})
+        except ValueError as error:
+            state = f"stale: {path.name} {error}"
+            return Taken(state, entry={"seed": seed, **named, "state": state})
         named |= {"signature": str(signature), "images": signature.images}
         if why or value is None:
             state = f"stale: {why}" if why else f"scored without {column.measure}"
             return Taken(state, entry={"seed": seed, **named, "state": state})
         entry = _entry(seed, named, value, column.digits)
         return Taken("scored", value, _asked(signature, column, score), entry)
-
-    def config_of(self, run: Path) -> str | None:
-        if run not in self.configs:
-            self.configs[run] = scored.run_digest(run)
-        return self.configs[run]
 
     def missing(self, place: Place) -> str:
         if place.run not in self.said:
