@@ -63,12 +63,9 @@ def _plain(value: Any) -> Any:
 # -- is it of this run, and asked as the row says ------------------------------------------------
 
 
-def stale(signature: Signature, run: Path, config: str | None, words: Sequence[str]) -> str | None:
-    """Why a score is not shown: made from another config or step, or by another protocol.
-
-    ``config`` is the run's, as ``run_digest`` has it.
-    """
-    step = read_status(run).get("step")
+def stale(signature: Signature, run: Path, words: Sequence[str]) -> str | None:
+    """Why a score is not shown: made from another config or step, or by another protocol."""
+    config, step = run_digest(run), read_status(run).get("step")
     if config is None:
         return "the run has no config.yaml"
     if signature.config != config:
@@ -84,11 +81,11 @@ def run_digest(run: Path) -> str | None:
         found = (run / "config.yaml").stat()
     except OSError:
         return None
-    return _digest_of(run, found.st_mtime_ns, found.st_size)
+    return _digest_of(run, (found.st_mtime_ns, found.st_size))
 
 
 @lru_cache(maxsize=1024)
-def _digest_of(run: Path, changed: int, size: int) -> str | None:
+def _digest_of(run: Path, _changed: tuple[int, int]) -> str | None:
     """Reading the YAML takes a tenth of a second, and every cell asks."""
     values = folder_values(run)
     return digest(for_checkpoint(Composed(values, {}, values))["values"]) if values else None
