@@ -17,6 +17,10 @@ def entry() -> None:
         from segkit.ranks import launcher
 
         end_with_parent(launcher(), signal.SIGTERM)
+    elif parent := os.environ.pop("SEGKIT_CHILD", ""):  # one of the commands of segkit table
+        from segkit.lifeline import end_with_parent
+
+        end_with_parent(int(parent), signal.SIGTERM)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, stopped)
     from segkit.cli import entry as run

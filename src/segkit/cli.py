@@ -16,6 +16,7 @@ COMMANDS = {
     "eval": "score a trained model and write score.json",
     "predict": "segment images, folders and videos",
     "compare": "two scores side by side, and whether they differ",
+    "table": "the papers' tables: train, score, beside the printed numbers",
     "submit": "write and check what the VOC and Cityscapes servers want",
     "crf": "search the dense CRF's parameters as the papers did",
     "export": "write the network as ONNX or torch.export, checked",
@@ -163,6 +164,7 @@ def dispatch(argv: list[str]) -> int:
         "model",
         "data",
         "compare",
+        "table",
         "doctor",
         "completion",
     ):  # they read their words themselves

@@ -56,6 +56,21 @@ class Lock:
             self._handle = None
 
 
+def held(path: Path) -> bool:
+    """Whether some process has the lock at ``path``; it is neither made nor taken."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def _owner(handle: int) -> str:
     try:
         owner = json.loads(os.pread(handle, 4096, 0))

@@ -56,6 +56,8 @@ def _number(name: str, default: int | None = None) -> int:
 
 # ``devices=N`` prints the last line itself, once; its processes only tell it. The value is its pid.
 LAUNCHED = "SEGKIT_LAUNCHED"
+# A command that ``segkit table`` started ends with it. The value is the table's pid.
+CHILD = "SEGKIT_CHILD"
 
 
 def launched() -> bool:

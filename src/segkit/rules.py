@@ -84,6 +84,17 @@ RANGES: dict[str, tuple[Check, str]] = {
     "densecrf.bilateral_rgb": (positive, "above 0"),
     "densecrf.gaussian_weight": (not_negative, "0 or more"),
     "densecrf.gaussian_xy": (positive, "above 0"),
+    "engine.per_device": (at_least_one, "1 or more"),
+    "scale.steps": (positive, "above 0"),
+    "scale.steps_at_most": (at_least_one, "1 or more"),
+    "scale.lr": (positive, "above 0"),
+    "scale.batch": (positive, "above 0"),
+    "scale.batch_at_least": (at_least_one, "1 or more"),
+    "scale.batch_at_most": (at_least_one, "1 or more"),
+    "scale.crop": (positive, "above 0"),
+    "scale.crop_step": (at_least_one, "1 or more"),
+    "scale.crop_at_least": (at_least_one, "1 or more"),
+    "scale.tune": (not_negative, "0 (no search) or more, or null for the table's own"),
 }
 
 
@@ -131,6 +142,7 @@ def check_agreements(values: Mapping[str, Any]) -> Iterator[ConfigError]:
     yield from check_device(str(values.get("device", "auto")))
     yield from check_name(values.get("name"))
     yield from check_dataset(values.get("dataset") or {})
+    yield from check_seeds(values.get("seeds"))
     if "tta" in values:
         yield from check_protocol(values)
     if "schedule" in values:
@@ -166,6 +178,13 @@ def check_name(name: str | None) -> Iterator[ConfigError]:
     if name is None or re.fullmatch(r"[^./\0\s][^/\0]*", str(name)):
         return
     yield ConfigError("NAME", "name", f"{name!r}", "one folder name, without / or a leading dot")
+
+
+def check_seeds(seeds: list[int] | None) -> Iterator[ConfigError]:
+    """A training for each: one twice would narrow their spread."""
+    if seeds is None or (seeds and min(seeds) >= 0 and len(set(seeds)) == len(seeds)):
+        return
+    yield ConfigError("RANGE", "seeds", f"{seeds}", "different numbers of 0 or more, at least one")
 
 
 def check_dataset(dataset: Mapping[str, Any]) -> Iterator[ConfigError]:

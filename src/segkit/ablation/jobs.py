@@ -23,7 +23,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Job:
-    """One training and its evaluations. ``run`` is its folder; ``rows`` are those that use it."""
+    """One training and its evaluations. ``run`` is its folder; ``rows`` are those that use it.
+
+    ``begins`` is the run whose trained network it starts from: its job comes before, and may be
+    there for that alone, without an evaluation.
+    """
 
     run: Path
     words: tuple[str, ...]
@@ -31,6 +35,7 @@ class Job:
     rows: tuple[str, ...]
     config_dir: str | None = None
     trust: tuple[str, ...] = ()
+    begins: Path | None = None
 
     @property
     def name(self) -> str:

@@ -1,0 +1,179 @@
+"""``segkit table``: the papers' tables, trained, scored and laid beside the printed numbers."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from segkit.ablation import book
+from segkit.ablation.book import Table
+from segkit.ablation.jobs import Job, Plan
+from segkit.ablation.work import Outcome
+from segkit.engine.signals import Stop
+from segkit.errors import ConfigError, ExitCode
+
+
+@dataclass
+class Asked:
+    """The command line taken apart."""
+
+    ids: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    only: list[str] = field(default_factory=list)
+    show: str = ""
+    config_dir: str | None = None
+    trust: list[str] = field(default_factory=list)
+
+
+SHOWS = ("--help", "--list", "--plan", "--status", "--cfg")
+VALUED = ("--only", "--config-dir", "--trust")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do what was asked; the exit code is that of the first job that failed."""
+    asked = parse(argv)
+    if asked.show == "--help":
+        from segkit.cli import COMMANDS
+        from segkit.help import command_help
+
+        print(command_help("table", COMMANDS["table"], asked.config_dir))
+        return ExitCode.OK
+    from segkit.config import compose
+    from segkit.rules import check
+
+    values = compose("table", asked.overrides, asked.config_dir).values
+    if asked.show == "--cfg":
+        import yaml
+
+        print(yaml.safe_dump(values, sort_keys=False), end="")
+        return ExitCode.OK
+    check(values)
+    if not asked.ids and asked.show != "--list":
+        fix = "segkit table v3.t5; segkit table --list shows them"
+        raise ConfigError("USAGE", "table", "names no table", fix)
+    ids = book.asked_for(asked.ids or ["all"], asked.config_dir)
+    tables = [book.read(table_id, asked.config_dir) for table_id in ids]
+    return shown(tables, values, asked)
+
+
+def parse(argv: Sequence[str]) -> Asked:
+    """Take the words apart; what comes after ``--`` is for the trainings."""
+    asked, rest = Asked(), iter(argv)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if word == "--":
+            asked.extra = list(rest)
+        elif word in ("-h", "--help"):
+            asked.show = "--help"
+        elif name in VALUED or word in ("--cfg", "-c"):
+            given = value if equals else next(rest, None)
+            if not given:
+                raise ConfigError("USAGE", name, "needs a value", f"type {name} VALUE")
+            _take(asked, name, given)
+        elif word in SHOWS:
+            asked.show = asked.show or word
+        elif word.startswith("-"):
+            from segkit.conf_files import nearest
+
+            known = nearest(word, (*SHOWS, *VALUED))
+            fix = f"see segkit table --help{known}"
+            raise ConfigError("USAGE", word, "no such option", fix)
+        elif equals:
+            asked.overrides.append(word)
+        else:
+            asked.ids.append(word)
+    return asked
+
+
+def _take(asked: Asked, name: str, given: str) -> None:
+    if name == "--only":
+        asked.only += given.split(",")
+    elif name == "--config-dir":
+        asked.config_dir = given
+    elif name == "--trust":
+        asked.trust.append(given)
+    elif given != "job":
+        raise ConfigError("USAGE", "--cfg", f"{given!r}", "the only choice is: job")
+    else:
+        asked.show = "--cfg"
+
+
+def shown(tables: Sequence[Table], values: Mapping[str, Any], asked: Asked) -> int:
+    """A look, or the work."""
+    from segkit.ablation import looks
+
+    if asked.show == "--list":
+        print(looks.listing(tables))
+        return ExitCode.OK
+    from segkit.ablation.plan import only, plan_of
+
+    whole = plan_of(
+        tables, values, extra=asked.extra, config_dir=asked.config_dir, trust=asked.trust
+    )
+    plan = only(whole, tables, asked.only)
+    if asked.show == "--plan":
+        print(looks.plan_text(plan, values))
+        return ExitCode.OK
+    if asked.show == "--status":
+        print(looks.status_text(plan))
+        return ExitCode.OK
+    from segkit.engine.signals import stopping
+
+    with stopping() as stop:
+        outcomes = work(plan, values, stop)
+        written(tables, whole, values, asked)
+    return code_of(outcomes)
+
+
+def written(tables: Sequence[Table], plan: Plan, values: Mapping[str, Any], asked: Asked) -> None:
+    """The tables as they stand now."""
+    from segkit.ablation.looks import status_text
+
+    print(status_text(plan))
+
+
+# -- the work --------------------------------------------------------------------------------------
+
+
+def work(plan: Plan, values: Mapping[str, Any], stop: Stop) -> list[Outcome]:
+    """Do what is not done; one line on stdout for each job."""
+    from segkit.ablation.engines import engine_of
+    from segkit.ablation.state import is_begun_from, standing
+    from segkit.ablation.work import sweep_weights
+
+    todo = [
+        job for job in plan.jobs if standing(job).state != "done" or is_begun_from(job, plan.jobs)
+    ]
+    done = len(plan.jobs) - len(todo)
+    if done:
+        print(f"{done} of {len(plan.jobs)} trainings are done and scored", flush=True)
+    try:
+        return engine_of(values).run(todo, values, stop=stop, told=Told(len(todo))) if todo else []
+    finally:
+        if not values["scale"]["keep_weights"]:
+            sweep_weights(plan.jobs)
+
+
+class Told:
+    """A line for each job that ends."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.ended = total, 0
+
+    def __call__(self, job: Job, outcome: Outcome) -> None:
+        from segkit.ablation.looks import clock, served
+        from segkit.report.tables import printable
+
+        self.ended += outcome.state != "busy"
+        number = f"[{self.ended}/{self.total}]" if outcome.state != "busy" else "[later]"
+        what = outcome.what if outcome.state == "done" else f"{outcome.state}: {outcome.line}"
+        text = f"{number} {served(job)}: {what} ({clock(outcome.seconds)}) {job.name}"
+        print(printable(text, sys.stdout), flush=True)
+
+
+def code_of(outcomes: Sequence[Outcome]) -> int:
+    """A stop's code before all others, else that of the first job that failed."""
+    stopped = [outcome.code for outcome in outcomes if outcome.state == "stopped"]
+    failed = [outcome.code for outcome in outcomes if outcome.code]
+    return (stopped or failed or [int(ExitCode.OK)])[0]
