@@ -9,20 +9,25 @@ from segkit.config import Composed, compose
 
 Size = tuple[int, int]
 
-# Height and width of a data set's images (VOC's differ; its longer side is 500), and how many there
-# are, for a machine that does not have them.
-PICTURES: dict[str, Size] = {
-    "voc": (375, 500),
-    "voc_aug": (375, 500),
-    "cityscapes": (1024, 2048),
-    "cityscapes_coarse": (1024, 2048),
-    "camvid": (360, 480),
-}
-IMAGES = {
-    **{(name, "val"): 1449 for name in ("voc", "voc_aug")},
-    **{(name, "val"): 500 for name in ("cityscapes", "cityscapes_coarse")},
-    ("camvid", "val"): 101,
-    ("camvid", "test"): 233,
+
+@dataclass(frozen=True)
+class Known:
+    """A data set, for a machine that does not have it: ``picture`` is (height, width)."""
+
+    picture: Size
+    classes: int
+    images: Mapping[str, int]
+
+
+# VOC's pictures differ; their longer side is 500.
+_VOC = Known((375, 500), 21, {"val": 1449})
+_CITYSCAPES = Known((1024, 2048), 19, {"val": 500})
+KNOWN = {
+    "voc": _VOC,
+    "voc_aug": _VOC,
+    "cityscapes": _CITYSCAPES,
+    "cityscapes_coarse": _CITYSCAPES,
+    "camvid": Known((360, 480), 11, {"val": 101, "test": 233}),
 }
 
 
@@ -68,7 +73,7 @@ def asked(training: Composed, words: Sequence[str], config_dir: str | None = Non
 
     values = inherit(_typed(tuple(words), config_dir), training)
     stride = int(values["os"] or stages_of(training.values)[-1]["os"])
-    picture = picture_of(values["dataset"])
+    picture = known(values["dataset"]).picture
     window, windows, seen = window_of(values), 1, picture
     if window:
         windows = len(window.starts(picture[0])) * len(window.starts(picture[1]))
@@ -78,20 +83,29 @@ def asked(training: Composed, words: Sequence[str], config_dir: str | None = Non
     return Asked(values, stride, picture, padded, sizes, bool(values["flip"]), windows)
 
 
-def picture_of(dataset: Mapping[str, Any]) -> Size:
-    """Height and width of one image of a data set; VOC's where nothing is known of it."""
+def known(dataset: Mapping[str, Any]) -> Known:
+    """What is known of the data set of a config; one of the user's own must be on the disk."""
+    if dataset["name"] in KNOWN:
+        return KNOWN[dataset["name"]]
     if dataset["name"] == "shapes":
+        from segkit.data.shapes import NAMES
+
         size = dataset["size"]
-        return (size, size) if isinstance(size, int) else (size[0], size[1])
-    return PICTURES.get(dataset["name"], PICTURES["voc"])
+        picture = (size, size) if isinstance(size, int) else (size[0], size[1])
+        return Known(picture, len(NAMES), {})
+    from segkit.parts import dataset_of
+
+    found = dataset_of({"dataset": dataset}, dataset["val_split"])
+    picture = found.read(0)[1].shape
+    return Known(picture, found.labels.num_classes, {dataset["val_split"]: len(found)})
 
 
 def images_of(values: Mapping[str, Any]) -> int:
-    """How many images an evaluation scores; a data set that is not known must be on the disk."""
+    """How many images an evaluation scores."""
     from segkit.parts import dataset_node, dataset_of, split_of
 
     split = split_of(values)
-    count = IMAGES.get((values["dataset"]["name"], split))
+    count = known(values["dataset"]).images.get(split)
     if count is None:
         count = dataset_node(values, split).get("count") or len(dataset_of(values, split))
     return min(count, values["eval"]["limit"] or count)

@@ -6,7 +6,7 @@ the pass takes without a tensor, so that a table's networks at all their scales 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from itertools import chain
 from typing import Any
 
 import torch
@@ -21,12 +21,12 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one pass: ``macs`` are the multiply-adds of its convolutions.
+    """Of some work: ``macs`` are the multiply-adds of its convolutions.
 
     ``macs_space_to_batch`` has the padding of TensorFlow's atrous convolutions in it, as the
     papers' column (facts §4.4). ``moved`` are the bytes that all operators read and write, as if
-    nothing stayed in a cache; ``largest`` the bytes of the largest map; ``kept`` those of the maps
-    that a backward pass would need, each counted once and without the parameters.
+    nothing stayed in a cache; ``largest`` those of the largest result; ``kept`` those that a
+    backward pass would need, each counted once and without the network's own tensors.
     """
 
     macs: int = 0
@@ -50,14 +50,21 @@ class Tally(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = self._ran(func, args, kwargs or {})
         if not func.is_view:
-            made = [_bytes(part) for part in _tensors([result])]
-            self.moved += sum(made) + sum(_bytes(part) for part in _tensors(args))
+            made = [part.nbytes for part in _tensors([result])]
+            self.moved += sum(made) + sum(part.nbytes for part in _tensors(args))
             self.largest = max(self.largest, *made, 0)
         if func is aten.convolution.default:
             self._convolution(args, result)
         return result
+
+    def _ran(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        if func is aten.native_batch_norm.default and args[0].is_meta:
+            # Shapes alone, as on the meta device; torch's own way to them takes most of a pass.
+            channels = args[0].new_empty(args[0].shape[1])
+            return torch.empty_like(args[0]), channels, torch.empty_like(channels)
+        return func(*args, **kwargs)
 
     def _convolution(self, args: Sequence[Any], out: Tensor) -> None:
         weight, rate = args[1], args[5]
@@ -68,49 +75,36 @@ class Tally(TorchDispatchMode):
         self.macs_space_to_batch += len(out) * multiply_adds(weight.numel(), padded)
 
 
-def inference_cost(net: Segmenter, size: tuple[int, int], images: int = 1) -> Cost:
-    """Scores of ``images`` of ``size`` (height, width); ``net`` must be on the meta device.
+def counted(work: Callable[[], object], module: nn.Module) -> Cost:
+    """What ``work`` costs, whose parameters and buffers are those of ``module``."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(part: Tensor) -> Tensor:
+        kept[part.untyped_storage()._cdata] = part  # held, so that no other gets its number
+        return part
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda part: part), Tally() as tally:
+        work()
+    own = chain(module.parameters(), module.buffers())
+    for part in own:
+        kept.pop(part.untyped_storage()._cdata, None)
+    return Cost(
+        macs=tally.macs,
+        macs_space_to_batch=tally.macs_space_to_batch,
+        moved=tally.moved,
+        largest=tally.largest,
+        kept=sum(part.untyped_storage().nbytes() for part in kept.values()),
+    )
+
+
+def inference_cost(net: Segmenter, size: tuple[int, int]) -> Cost:
+    """The scores of one image of ``size`` (height, width); ``net`` must be on the meta device.
 
     Raises RuntimeError for a size that a layer leaves nothing of.
     """
     net.eval()
-    with torch.no_grad(), Tally() as tally:
-        net.scores(torch.empty(images, 3, *size, device="meta"))
-    return Cost(tally.macs, tally.macs_space_to_batch, tally.moved, tally.largest)
-
-
-def training_cost(
-    net: Segmenter,
-    size: tuple[int, int],
-    images: int,
-    loss: Callable[[Mapping[str, Tensor], Tensor], Tensor],
-) -> Cost:
-    """The forward pass of ``images`` together in the modes that ``net`` is in, with ``loss``.
-
-    ``loss(scores, labels)`` is given labels uint8 [images, *size]. Raises as ``inference_cost``.
-    """
-    kept: dict[int, Tensor] = {}
-
-    def keep(part: Tensor) -> Tensor:
-        kept[part.untyped_storage()._cdata] = part  # the tensor, so that no other gets the number
-        return part
-
-    image = torch.empty(images, 3, *size, device="meta")
-    labels = torch.empty(images, *size, dtype=torch.uint8, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda part: part), Tally() as tally:
-        loss(net.scores(image), labels)
-    mine = {part.untyped_storage()._cdata for part in _held(net)}
-    held = sum(part.untyped_storage().nbytes() for at, part in kept.items() if at not in mine)
-    return Cost(tally.macs, tally.macs_space_to_batch, tally.moved, tally.largest, held)
-
-
-def _held(net: nn.Module) -> Iterator[Tensor]:
-    yield from net.parameters()
-    yield from net.buffers()
-
-
-def _bytes(part: Tensor) -> int:
-    return prod(part.shape) * part.itemsize
+    with torch.no_grad():
+        return counted(lambda: net.scores(torch.empty(1, 3, *size, device="meta")), net)
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
