@@ -8,8 +8,10 @@ script is JSON that cannot end it. The policy in the head lets nothing else run 
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -22,11 +24,16 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 def page(document: Document) -> bytes:
     """The file's content, UTF-8."""
-    css, js = _style(), _script()
-    fixed = {"css": Markup(css), "js": Markup(js), "policy": _policy(css, js)}
     found = contents(document)
     found["data"] = script_json(found["data"])
-    return _environment().get_template("report.html.j2").render(found | fixed).encode()
+    return rendered("report.html.j2", found, css=_style(), js=_script())
+
+
+def rendered(template: str, found: Mapping[str, Any], *, css: str, js: str = "") -> bytes:
+    """A page of one file, UTF-8: what ``template`` makes of ``found``, with its style and script
+    and a policy that lets nothing else in."""
+    fixed = {"css": Markup(css), "js": Markup(js), "policy": _policy(css, js)}
+    return _environment().get_template(template).render(found | fixed).encode()
 
 
 @lru_cache(maxsize=1)
@@ -42,7 +49,12 @@ def _style() -> str:
         _shades(charts.LIGHT),
         f"@media (prefers-color-scheme: dark) {{{_shades(charts.DARK)}}}",
     ]
-    return "\n".join([(_TEMPLATES / "report.css").read_text(encoding="utf-8"), *shades])
+    return "\n".join([stylesheet("report.css"), *shades])
+
+
+def stylesheet(name: str) -> str:
+    """A file beside the templates."""
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _shades(theme: tuple[charts.Rgb, charts.Rgb]) -> str:
@@ -62,9 +74,10 @@ def _policy(css: str, js: str) -> str:
     digests = [
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, js)
     ]
+    script = f"'sha256-{digests[1]}'" if js else "'none'"
     return (
         f"default-src 'none'; img-src data:; style-src 'sha256-{digests[0]}'; "
-        f"script-src 'sha256-{digests[1]}'; base-uri 'none'; form-action 'none'"
+        f"script-src {script}; base-uri 'none'; form-action 'none'"
     )
 
 
