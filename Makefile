@@ -5,11 +5,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ENV := $(VENV)/.complete
 RUNS ?= runs
+# Of the tables: how large their trainings are, and further words (ARGS=--plan, ARGS="seeds=[0,1,2]").
+SCALE ?= paper
+ARGS ?=
 
 .DEFAULT_GOAL := help
 
 help: ## list every target
-	@awk -F ':.*## ' '/^[a-zA-Z0-9_.-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-zA-Z0-9_.%-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(ENV) ## create the environment in .venv
 
@@ -49,6 +52,18 @@ format: $(ENV) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+table-list: $(ENV) ## list the tables of the papers
+	$(BIN)/segkit table --list
+
+table-%: $(ENV) ## re-make one table: make table-v3.t5 SCALE=camvid (paper, camvid, camvid_cpu, smoke), ARGS="--plan"
+	$(BIN)/segkit table $* scale=$(SCALE) runs=$(RUNS) $(ARGS)
+
+tables-%: $(ENV) ## re-make all tables of one paper: make tables-v3 (v1, v2, v3, v3plus)
+	$(BIN)/segkit table $* scale=$(SCALE) runs=$(RUNS) $(ARGS)
+
+tables: $(ENV) ## re-make every table
+	$(BIN)/segkit table all scale=$(SCALE) runs=$(RUNS) $(ARGS)
+
 results: $(ENV) ## rewrite README's and docs' tables from the score files under docs/results/
 	$(BIN)/python tools/results.py
 
@@ -58,4 +73,4 @@ pins: $(ENV) ## refresh the pinned versions in requirements/
 clean: ## remove the environment and caches (runs stay)
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help env quickstart test test-slow test-faults test-long test-gpu lint format results pins clean
+.PHONY: help env quickstart test test-slow test-faults test-long test-gpu lint format table-list tables results pins clean

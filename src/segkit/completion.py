@@ -80,6 +80,9 @@ segkit completion bash|zsh|fish: print the completion script of a shell; to inst
   fish   echo 'segkit completion fish | source' >> ~/.config/fish/config.fish"""
 
 OPTIONS = ("--help", "--cfg", "--multirun", "--config-dir", "--trust")
+TABLE_OPTIONS = (
+    *("--help", "--list", "--plan", "--status", "--only", "--cfg", "--config-dir", "--trust", "--"),
+)
 INPUT_WORDS = {"submit": ("voc", "cityscapes"), "crf": ("tune",)}  # the word before the keys
 COMPARE = ("--json", "--help")  # other words are paths
 OWN_WORDS = {"doctor": ("--json", "--help", "runs="), "completion": (*SCRIPTS, "--help")}
@@ -126,6 +129,8 @@ def completions(words: Sequence[str]) -> list[str]:
         return model_completions(before[1:], word)
     if command == "data":
         return data_completions(before[1:], word)
+    if command == "table":
+        return table_completions(before, word)
     if command not in ROOTS:
         return []
     if before[-1] in FLAGS:
@@ -154,6 +159,32 @@ def model_completions(before: Sequence[str], word: str) -> list[str]:
     if before[0] == "weights" and word.startswith("backbone="):
         return values_of("train", "backbone", word.removeprefix("backbone="), config_dir_of(before))
     return own + completions(["train", *before[1:], word]) if composes else own
+
+
+def table_completions(before: Sequence[str], word: str) -> list[str]:
+    """Tables and papers, then flags, rows and keys; behind ``--`` the keys of train."""
+    from segkit.ablation import book
+
+    config_dir = config_dir_of(before)
+    if "--" in before:
+        return completions(["train", *before[before.index("--") + 1 :], word])
+    known = book.table_ids(config_dir)
+    if before[-1] == "--only":
+        ids = book.asked_for([w for w in before if w in known], config_dir)
+        rows = (row.key for i in ids for row in book.read(i, config_dir).rows)
+        return starting(word, list(dict.fromkeys(rows)))
+    if before[-1] in FLAGS:
+        return starting(word, ("job",)) if before[-1] in ("-c", "--cfg") else []
+    if word.startswith("-"):
+        return starting(word, TABLE_OPTIONS)
+    key, equals, value = word.partition("=")
+    if equals:
+        return values_of("table", key, value, config_dir)
+    papers = list(dict.fromkeys(table_id.partition(".")[0] for table_id in known))
+    typed = {w.partition("=")[0] for w in before}
+    ids = [name for name in (*known, *papers, "all") if name not in typed]
+    keys = (k for k in keys_of("table", word) if k.rstrip("=") not in typed)
+    return starting(word, ids) + starting(word, keys)
 
 
 def data_completions(before: Sequence[str], word: str) -> list[str]:

@@ -17,7 +17,11 @@ def command_help(command: str, summary: str, config_dir: str | None = None) -> s
     lines += ["", "keys"]
     lines += [scalar_line(name, f) for name, f in documented(root) if name not in groups]
     nodes = [f.name for f in fields(root) if "help" not in f.metadata and f.name not in groups]
-    lines += ["", f"nodes: {' '.join(nodes)}", f"all of it: segkit {command} --cfg job"]
+    lines += [
+        "",
+        *([f"nodes: {' '.join(nodes)}"] if nodes else []),
+        f"all of it: segkit {command} --cfg job",
+    ]
     return "\n".join(lines)
 
 
