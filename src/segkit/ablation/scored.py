@@ -178,10 +178,11 @@ def _miou(score: Mapping[str, Any]) -> Fraction | None:
         for right, t, f in zip(diagonal, truth, found, strict=True)
         if t + f - right
     ]
-    exact = 100 * sum(shares, Fraction(0)) / len(shares) if shares else None
-    told = None if score["miou"] is None else 100 * Fraction(score["miou"])
-    if (exact is None) != (told is None) or abs((exact or 0) - (told or 0)) > Fraction(1, 10**6):
-        raise ValueError("its mIoU is not that of its confusion matrix")
+    if not shares and score["miou"] is None:
+        return None
+    exact, told = 100 * sum(shares, Fraction(0)) / max(len(shares), 1), Fraction(score["miou"])
+    if not shares or abs(exact - 100 * told) > Fraction(1, 10**6):
+        raise ValueError("has another mIoU than its confusion matrix")
     return exact
 
 
