@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit.ablation import scored
-from segkit.ablation.results import numbers_of
+from segkit.ablation.cells import numbers_of
 from segkit.report.decimals import rounded
 
 

@@ -8,36 +8,22 @@ where it is made, so the same scores give the same bytes.
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from segkit.ablation import scored
 from segkit.ablation.book import Column, Row, Table
+from segkit.ablation.cells import Taken, entry_of, joined, numbers_of, printed, words_of
 from segkit.ablation.jobs import Job, Place, Plan
 from segkit.ablation.order import Standing as Placed
 from segkit.ablation.order import order
 from segkit.ablation.spent import hours_of, spent
 from segkit.ablation.state import Standing, standing
-from segkit.report.decimals import mean, root, rounded, variance
+from segkit.report.decimals import mean, variance
 from segkit.report.signature import Signature
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What one seed gives a cell: the exact ``value``, or in ``state`` why there is none.
-
-    ``asked`` says, part by part, how the network was asked.
-    """
-
-    state: str
-    value: Fraction | None = None
-    asked: tuple[str, ...] = ()
-    entry: Mapping[str, Any] | None = None
 
 
 def collect(
@@ -156,7 +142,7 @@ class _Reading:
             values = self.values.get((row.key, column.name))
             if values and column.name in row.paper:
                 spread = variance(values) if len(values) > 1 else Fraction(0)
-                yield Placed(row.key, _printed(row.paper[column.name]), mean(values), spread)
+                yield Placed(row.key, printed(row.paper[column.name]), mean(values), spread)
 
     # -- cells ---------------------------------------------------------------------------------
 
@@ -171,7 +157,7 @@ class _Reading:
             "printed": getattr(paper, "text", paper if paper is None else repr(paper)),
             **numbers_of(values, paper, column.digits),
             "n": len(values) if not column.computed else 0,
-            "state": _joined(taken, self.seeds),
+            "state": joined(taken, self.seeds),
             "seeds": [dict(one.entry) for one in taken if one.entry is not None],
             "asked": [one.asked for one in taken if one.asked],
         }
@@ -181,7 +167,7 @@ class _Reading:
             return [Taken("nothing of ours answers to it" if column.name in row.paper else "")]
         found = self.computed(row, column)
         if found is not None:
-            return [Taken("computed", _printed(found))]
+            return [Taken("computed", printed(found))]
         reason = self.plan.blocked.get((self.table.id, row.key))
         return [Taken(f"blocked: {reason}" if reason else "not computed")]
 
@@ -206,7 +192,7 @@ class _Reading:
             return Taken(f"{other.state} (row {row.against})", entry=found.entry)
         gain = found.value - other.value
         names = {name: other.entry[name] for name in ("run", "score", "signature")}
-        entry = _entry(seed, found.entry, gain, column.digits) | {"base": names}
+        entry = entry_of(seed, found.entry, gain, column.digits) | {"base": names}
         return Taken("scored", gain, found.asked, entry)
 
     def read(self, place: Place, column: Column, seed: int) -> Taken:
@@ -233,7 +219,7 @@ class _Reading:
         if why or value is None:
             state = f"stale: {why}" if why else f"scored without {column.measure}"
             return Taken(state, entry={"seed": seed, **named, "state": state})
-        entry = _entry(seed, named, value, column.digits)
+        entry = entry_of(seed, named, value, column.digits)
         return Taken("scored", value, _asked(signature, column, score), entry)
 
     def missing(self, place: Place) -> str:
@@ -241,42 +227,6 @@ class _Reading:
             job = self.jobs.get(place.run)
             self.said[place.run] = words_of(self.stands(job)) if job else "not run"
         return self.said[place.run]
-
-
-def words_of(stands: Standing) -> str:
-    """How a job stands, in the words of a cell."""
-    if stands.state == "failed":
-        return f"failed {stands.code if stands.code is not None else '?'}: {stands.line}"
-    if stands.state == "running":
-        return f"running {stands.percent} %"
-    if stands.steps and stands.step >= stands.steps:
-        return "trained, not scored"
-    if stands.state == "stopped":
-        return f"interrupted at step {stands.step} of {stands.steps}"
-    return {"waiting": "not run", "done": "not scored"}.get(stands.state, stands.state)
-
-
-# -- numbers ---------------------------------------------------------------------------------------
-
-
-def numbers_of(values: Sequence[Fraction], paper: float | None, digits: int) -> dict[str, Any]:
-    """Mean, sample standard deviation and difference to the paper, each rounded once."""
-    if not values:
-        return {"ours": None, "spread": None, "difference": None}
-    middle = mean(values)
-    apart = None if paper is None else float(rounded(middle - _printed(paper), digits))
-    spread = float(root(variance(values), digits)) if len(values) > 1 else None
-    return {"ours": float(rounded(middle, digits)), "spread": spread, "difference": apart}
-
-
-def _printed(number: float) -> Fraction:
-    """The decimal number that a float stands for: 77.21 and not the nearest binary fraction."""
-    return Fraction(Decimal(repr(float(number))))
-
-
-def _entry(seed: int, named: Mapping[str, Any], value: Fraction, digits: int) -> dict[str, Any]:
-    shown = {"value": float(rounded(value, digits)), "exact": float(value)}
-    return {**named, "seed": seed, "state": "scored", **shown}
 
 
 def _asked(signature: Signature, column: Column, score: Mapping[str, Any]) -> tuple[str, ...]:
@@ -290,17 +240,3 @@ def _common(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What all scores of the table have in common."""
     asked = [parts for row in rows for cell in row["numbers"].values() for parts in cell["asked"]]
     return [part for part in asked[0] if all(part in parts for parts in asked)] if asked else []
-
-
-def _joined(taken: Sequence[Taken], seeds: Sequence[int]) -> str:
-    """One state for all seeds."""
-    states = list(dict.fromkeys(one.state for one in taken))
-    if len(states) == 1:
-        return states[0]
-    done = sum(one.value is not None for one in taken)
-    others = [
-        f"seed {seed} {one.state}"
-        for seed, one in zip(seeds, taken, strict=True)
-        if one.value is None
-    ]
-    return "; ".join([f"{done} of {len(taken)} seeds: {others[0]}", *others[1:]])
