@@ -113,7 +113,7 @@ def shown(tables: Sequence[Table], values: Mapping[str, Any], asked: Asked) -> i
     )
     plan = only(whole, tables, asked.only)
     if asked.show == "--plan":
-        print(looks.plan_text(plan, values))
+        print(looks.plan_text(plan))
         return ExitCode.OK
     if asked.show == "--status":
         print(looks.status_text(plan))
@@ -127,10 +127,16 @@ def shown(tables: Sequence[Table], values: Mapping[str, Any], asked: Asked) -> i
 
 
 def written(tables: Sequence[Table], plan: Plan, values: Mapping[str, Any], asked: Asked) -> None:
-    """The tables as they stand now."""
-    from segkit.ablation.looks import status_text
+    """The tables as they stand now: as files, and on stdout."""
+    from segkit.ablation.written import write
+    from segkit.report.ablation_text import terminal
+    from segkit.report.tables import printable
 
-    print(status_text(plan))
+    words = [*asked.overrides, *(["--config-dir", asked.config_dir] if asked.config_dir else [])]
+    words += ["--", *asked.extra] if asked.extra else []
+    for table in tables:
+        document, folder = write(table, plan, values, words=words, config_dir=asked.config_dir)
+        print(printable(f"\n{terminal(document)}\ntable: {folder}/table.html", sys.stdout))
 
 
 # -- the work --------------------------------------------------------------------------------------

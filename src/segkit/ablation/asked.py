@@ -47,16 +47,11 @@ class Asked:
     sizes: tuple[Size, ...]
     flip: bool
     windows: int
+    model: str
 
     @property
     def views(self) -> int:
         return len(self.sizes) * (1 + self.flip)
-
-
-@cache
-def trained(words: tuple[str, ...], config_dir: str | None = None) -> Composed:
-    """The config of ``segkit train WORDS``, composed once; not to be changed."""
-    return compose("train", words, config_dir)
 
 
 @cache
@@ -80,19 +75,23 @@ def asked(training: Composed, words: Sequence[str], config_dir: str | None = Non
         seen = (window.size, window.size)
     padded = resolve_pad(values["eval"]["pad"], seen, stride)
     sizes = tuple(scaled_size(padded, scale) for scale in scales_of(values))
-    return Asked(values, stride, picture, padded, sizes, bool(values["flip"]), windows)
+    return Asked(
+        values,
+        stride,
+        picture,
+        padded,
+        sizes,
+        bool(values["flip"]),
+        windows,
+        training.choices["model"],
+    )
 
 
 def known(dataset: Mapping[str, Any]) -> Known:
-    """What is known of the data set of a config; one of the user's own must be on the disk."""
+    """What is known of the data set of a config; another one than the papers' is asked, and must
+    be on the disk unless it is drawn."""
     if dataset["name"] in KNOWN:
         return KNOWN[dataset["name"]]
-    if dataset["name"] == "shapes":
-        from segkit.data.shapes import NAMES
-
-        size = dataset["size"]
-        picture = (size, size) if isinstance(size, int) else (size[0], size[1])
-        return Known(picture, len(NAMES), {})
     from segkit.parts import dataset_of
 
     found = dataset_of({"dataset": dataset}, dataset["val_split"])
@@ -102,10 +101,10 @@ def known(dataset: Mapping[str, Any]) -> Known:
 
 def images_of(values: Mapping[str, Any]) -> int:
     """How many images an evaluation scores."""
-    from segkit.parts import dataset_node, dataset_of, split_of
+    from segkit.parts import dataset_of, split_of
 
     split = split_of(values)
     count = known(values["dataset"]).images.get(split)
     if count is None:
-        count = dataset_node(values, split).get("count") or len(dataset_of(values, split))
+        count = len(dataset_of(values, split))
     return min(count, values["eval"]["limit"] or count)

@@ -6,13 +6,18 @@ on the scale of the table.
 
 import json
 from functools import cache
+from typing import TYPE_CHECKING
 
 import yaml
 
-from segkit.ablation.asked import Size, asked, trained
+from segkit.ablation.asked import Size, asked
 from segkit.ablation.book import Column, Row, Table, merged
+from segkit.ablation.plan import composed
 from segkit.config import Composed
 from segkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from segkit.models.segmenter import Segmenter
 
 # Of PASCAL VOC, whatever the row is trained on: the papers' columns and the facts' are of it.
 CLASSES = 21
@@ -51,7 +56,7 @@ def _words(row: Row, column: Column) -> tuple[str, ...]:
 def _training(row: Row, config_dir: str | None) -> Composed:
     """Where the weights come from changes no network, and may not be on this machine."""
     words = [word for word in row.train if not word.startswith("pretrained=")]
-    return trained(tuple(words), config_dir)
+    return composed(tuple(words), config_dir)
 
 
 # -- parameters and multiply-adds ------------------------------------------------------------------
@@ -65,7 +70,7 @@ def _network(row: Row, output_stride: int | None, config_dir: str | None) -> str
 
 
 @cache
-def _made(network: str):  # noqa: ANN202 - a Segmenter, of a module that is not imported here
+def _made(network: str) -> "Segmenter":
     import torch
 
     from segkit.parts import network_of

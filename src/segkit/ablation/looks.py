@@ -1,14 +1,14 @@
 """What ``segkit table`` shows without starting anything: tables, plan, status."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from segkit.ablation.book import Table
 from segkit.ablation.jobs import Job, Plan
 from segkit.ablation.plan import composed
 from segkit.ablation.state import Standing, has_weights, is_trained, standing
 from segkit.ablation.work import commands, typed
+from segkit.errors import EnvironmentFault
 
 
 def listing(tables: Sequence[Table]) -> str:
@@ -33,12 +33,14 @@ def _but(table: Table) -> str:
 # -- the plan --------------------------------------------------------------------------------------
 
 
-def plan_text(plan: Plan, values: Mapping[str, Any]) -> str:
+def plan_text(plan: Plan) -> str:
     """Every run: whom it serves, how large it is, how it stands, hours, memory, its commands."""
     lines, hours, most, to_do = [], 0.0, 0.0, 0
+    bases: dict[str, None] = {}
     for number, job in enumerate(plan.jobs, 1):
         stands = standing(job)
-        seconds, memory = estimated(job, values)
+        seconds, memory, basis = estimated(job)
+        bases[basis] = None
         lines += [
             f"[{number}/{len(plan.jobs)}] {served(job)}",
             f"    {size(job)}; {state_words(job, stands)}{cost(seconds, memory)}",
@@ -57,15 +59,20 @@ def plan_text(plan: Plan, values: Mapping[str, Any]) -> str:
         total += f": about {clock(3600 * hours)} one after another"
     if most:
         total += f", at most {most / 2**30:.1f} GiB each"
+    if bases:
+        total += f"\ntimes reckoned from {'; '.join(bases)}"
     return "\n".join([*lines, total])
 
 
-def estimated(job: Job, values: Mapping[str, Any]) -> tuple[float, float]:
-    """Seconds and bytes."""
+def estimated(job: Job, rate: "Rate") -> "Estimate":
+    """What ``job`` takes from its beginning."""
     from segkit.ablation.estimate import estimate
+    from segkit.parts import cores
 
-    found = estimate(job, values)
-    return found.seconds, found.bytes
+    training = composed(job.words, job.config_dir)
+    return estimate(
+        training, job.evaluations, rate, cores=cores(), config_dir=job.config_dir
+    )
 
 
 def size(job: Job) -> str:
