@@ -190,14 +190,14 @@ def _dense() -> "tuple[nn.Module, tuple[int, int, int]]":
 
 
 def _light() -> "tuple[nn.Module, tuple[int, int, int]]":
-    """What MobileNetV2's third block has between its 1x1 convolutions, three times."""
+    """What MobileNetV2's fourth unit has between its 1x1 convolutions, three times."""
     from torch import nn
 
     layers: list[nn.Module] = []
     for _ in range(3):
         conv = nn.Conv2d(144, 144, 3, padding=1, groups=144, bias=False)
         layers += [conv, nn.BatchNorm2d(144), nn.ReLU6(inplace=True)]
-    return nn.Sequential(*layers), (144, 129, 129)
+    return nn.Sequential(*layers), (144, 65, 65)
 
 
 def _timed(

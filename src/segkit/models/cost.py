@@ -103,8 +103,9 @@ def inference_cost(net: Segmenter, size: tuple[int, int]) -> Cost:
     Raises RuntimeError for a size that a layer leaves nothing of.
     """
     net.eval()
+    image = torch.empty(1, 3, *size, device="meta")
     with torch.no_grad():
-        return counted(lambda: net.scores(torch.empty(1, 3, *size, device="meta")), net)
+        return counted(lambda: net.scores(image), net)
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
