@@ -113,7 +113,7 @@ def shown(tables: Sequence[Table], values: Mapping[str, Any], asked: Asked) -> i
     )
     plan = only(whole, tables, asked.only)
     if asked.show == "--plan":
-        print(looks.plan_text(plan))
+        print(looks.plan_text(plan, keep_weights=values["scale"]["keep_weights"]))
         return ExitCode.OK
     if asked.show == "--status":
         print(looks.status_text(plan))

@@ -1,14 +1,17 @@
 """What ``segkit table`` shows without starting anything: tables, plan, status."""
 
-import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from segkit.ablation.book import Table
 from segkit.ablation.jobs import Job, Plan
-from segkit.ablation.plan import composed
+from segkit.ablation.scale import composed
 from segkit.ablation.state import Standing, has_weights, is_trained, standing
 from segkit.ablation.work import commands, typed
 from segkit.errors import EnvironmentFault
+
+if TYPE_CHECKING:  # it counts on torch's meta device: for --plan alone
+    from segkit.ablation.estimate import Estimate
 
 
 def listing(tables: Sequence[Table]) -> str:
@@ -33,50 +36,76 @@ def _but(table: Table) -> str:
 # -- the plan --------------------------------------------------------------------------------------
 
 
-def plan_text(plan: Plan) -> str:
+def plan_text(plan: Plan, *, keep_weights: bool) -> str:
     """Every run: whom it serves, how large it is, how it stands, hours, memory, its commands."""
-    lines, hours, most, to_do = [], 0.0, 0.0, 0
-    bases: dict[str, None] = {}
+    lines, left, bases = [], Left(keep_weights), set()
     for number, job in enumerate(plan.jobs, 1):
-        stands = standing(job)
-        seconds, memory, basis = estimated(job)
-        bases[basis] = None
+        stands, takes = standing(job), estimated(job)
+        left.add(job, stands, takes)
+        bases.add(takes.basis if takes else "unknown, for there is no such device here")
+        about = (
+            f"; from the start {clock(takes.seconds)}, {gib(takes.memory_bytes)}" if takes else ""
+        )
         lines += [
             f"[{number}/{len(plan.jobs)}] {served(job)}",
-            f"    {size(job)}; {state_words(job, stands)}{cost(seconds, memory)}",
+            f"    {size(job)}; {state_words(job, stands)}{about}",
+            *(f"    {typed(command)}" for command in commands(job)),
         ]
-        lines += [f"    {typed(command)}" for command in commands(job)]
         if any(evaluation.tune for evaluation in job.evaluations):
-            lines.append("    (after a search, the evaluation gets the words that it prints)")
-        if stands.state != "done":
-            to_do += 1
-            hours += seconds / 3600 if not math.isnan(seconds) else 0
-            most = max(most, memory if not math.isnan(memory) else 0)
+            lines.append("    (the evaluation after a search also gets the words that it finds)")
     lines += [f"{table} {row}: {why}" for (table, row), why in plan.blocked.items()]
-    scores = sum(len(job.evaluations) for job in plan.jobs)
-    total = f"{count(len(plan.jobs), 'training')}, {count(scores, 'score')}; {to_do} to do"
-    if hours:
-        total += f": about {clock(3600 * hours)} one after another"
-    if most:
-        total += f", at most {most / 2**30:.1f} GiB each"
-    if bases:
-        total += f"\ntimes reckoned from {'; '.join(bases)}"
-    return "\n".join([*lines, total])
+    return "\n".join([*lines, left.text(plan), *(f"hours: {basis}" for basis in sorted(bases))])
 
 
-def estimated(job: Job, rate: "Rate") -> "Estimate":
-    """What ``job`` takes from its beginning."""
+class Left:
+    """What the jobs that are not done add up to."""
+
+    def __init__(self, keep_weights: bool) -> None:
+        self.keep_weights = keep_weights
+        self.jobs, self.seconds, self.memory, self.disk = 0, 0.0, 0, 0
+
+    def add(self, job: Job, stands: Standing, takes: "Estimate | None") -> None:
+        """Of a training under way the updates that are left."""
+        if stands.state == "done":
+            return
+        self.jobs += 1
+        if takes is None:
+            return
+        begun = 1.0 if is_trained(job.run) and has_weights(job.run) else stands.percent / 100
+        self.seconds += (1 - begun) * takes.seconds_training + takes.seconds_evaluation
+        self.memory = max(self.memory, takes.memory_bytes)
+        together = (self.disk, takes.disk_bytes)
+        self.disk = sum(together) if self.keep_weights else max(together)
+
+    def text(self, plan: Plan) -> str:
+        scores = sum(len(job.evaluations) for job in plan.jobs)
+        all_of_it = f"{count(len(plan.jobs), 'training')}, {count(scores, 'score')}"
+        if not self.jobs:
+            return f"{all_of_it}: nothing to do"
+        if not self.seconds:
+            return f"{all_of_it}; {self.jobs} to do"
+        return (
+            f"{all_of_it}; {self.jobs} to do: about {clock(self.seconds)} one after another, at"
+            f" most {gib(self.memory)} of memory each, {gib(self.disk)} of disk"
+        )
+
+
+def estimated(job: Job) -> "Estimate | None":
+    """What ``job`` takes from its beginning on the device that its words name; None without it."""
     from segkit.ablation.estimate import estimate
+    from segkit.ablation.rate import rate_of
     from segkit.parts import cores
 
     training = composed(job.words, job.config_dir)
-    return estimate(
-        training, job.evaluations, rate, cores=cores(), config_dir=job.config_dir
-    )
+    try:
+        rate = rate_of(training.values, job.run.parent, job.config_dir)
+    except EnvironmentFault:
+        return None
+    return estimate(training, job.evaluations, rate, cores=cores(), config_dir=job.config_dir)
 
 
 def size(job: Job) -> str:
-    """``30000 steps x 16 of 513``."""
+    """``30000 steps x 16 of 513, 2 scores``: updates, batch, crop."""
     values = composed(job.words, job.config_dir).values
     schedule, crop = values["schedule"], values["augment"]["crop"]
     stages = " + ".join(
@@ -86,10 +115,8 @@ def size(job: Job) -> str:
     return f"{stages} of {crop}, {count(len(job.evaluations), 'score')}"
 
 
-def cost(seconds: float, memory: float) -> str:
-    known = [f"about {clock(seconds)}"] if not math.isnan(seconds) else []
-    known += [f"{memory / 2**30:.1f} GiB"] if not math.isnan(memory) else []
-    return "; " + ", ".join(known) if known else ""
+def gib(number: float) -> str:
+    return f"{number / 2**30:.1f} GiB"
 
 
 # -- the status ------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """From tables to jobs: what has to be trained and scored, each thing once."""
 
-import functools
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,8 +9,8 @@ from typing import Any
 from segkit.ablation import scale as scales
 from segkit.ablation.book import Column, Row, Table, merged
 from segkit.ablation.jobs import Evaluation, Job, Place, Plan
+from segkit.ablation.scale import composed
 from segkit.conf_files import nearest
-from segkit.config import Composed, compose
 from segkit.errors import ConfigError
 from segkit.identity import run_name
 from segkit.schema import ROOTS
@@ -93,12 +92,6 @@ def _begun_from(plan: Plan, runs: Collection[Path]) -> set[Path]:
             found.add(before)
             before = begins[before]
     return found
-
-
-@functools.cache
-def composed(words: tuple[str, ...], config_dir: str | None) -> Composed:
-    """The training of ``words``, once for all who ask: it takes a tenth of a second."""
-    return compose("train", words, config_dir)
 
 
 def check_extra(extra: Sequence[str]) -> None:

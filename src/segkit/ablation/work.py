@@ -119,6 +119,9 @@ class _Doing:
             if self.train():
                 for evaluation in left:
                     self.score(evaluation)
+            if not self.failed and missing(self.job):
+                line = f"no score came of it; see {log_path(self.job)}"
+                self.failed["eval"] = {"code": int(ExitCode.BUG), "line": line}
         outcome = self.outcome()
         if begun or read_record(self.job).get("state") != outcome.state:
             facts = {"code": outcome.code, "line": outcome.line, "failed": self.failed}
@@ -184,7 +187,11 @@ class _Doing:
 
 
 def training(job: Job) -> tuple[str, ...]:
-    return ("train", *job.words, f"runs={job.run.parent}", "resume=true", *_whose(job))
+    """The training. What is the default is not typed: with --config-dir . a folder ``runs`` in it
+    would be taken for a group."""
+    home = str(job.run.parent)
+    runs = (f"runs={home}",) if home != "runs" else ()
+    return ("train", *job.words, *runs, "resume=true", *_whose(job))
 
 
 def scoring(job: Job, evaluation: Evaluation, found: Sequence[str] = ()) -> tuple[str, ...]:

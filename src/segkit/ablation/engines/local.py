@@ -195,7 +195,10 @@ class SideBySide:
 class Children:
     """The commands under way. A stop is passed on to them, once; none outlives this process."""
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(
+        self, stop: Stop, program: Sequence[str] = (sys.executable, "-P", "-m", "segkit")
+    ) -> None:
+        self._program = program
         self._stop, self._lock = stop, threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._passed_on = False
@@ -226,7 +229,7 @@ class Children:
                     return code_of(self._stop)
                 # A group of its own: a terminal's Ctrl-C comes once, by way of ``pass_on``.
                 child = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "segkit", *words],
+                    [*self._program, *words],
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=file,
