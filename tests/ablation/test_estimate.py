@@ -186,7 +186,7 @@ def test_runs_correct_the_probe_first_those_of_the_same_network():
 def test_a_run_on_this_machine_is_taken_and_another_machines_is_not(tmp_path, monkeypatch):
     from segkit.record import environment_now
 
-    monkeypatch.setattr(rates, "probe", lambda device, *, half: RATE)
+    monkeypatch.setattr(rates, "probe", lambda *_, **__: RATE)
     job = training()
     (one,) = updates_of(job.values, half=False)
     twice = 8 / (2 * RATE.seconds(one.macs, one.moved))  # images a second at half the speed
@@ -212,7 +212,9 @@ def test_a_run_on_this_machine_is_taken_and_another_machines_is_not(tmp_path, mo
 
 @pytest.mark.slow
 def test_the_probe_measures_this_machine():
+    before = torch.get_num_threads()
     found = rates.probe("cpu", half=False)
+    assert torch.get_num_threads() == before
     assert 1e8 < found.macs < 1e14
     assert 1e7 < found.moved < 1e13
-    assert found.basis == "a probe of this cpu"
+    assert found.basis == f"a probe of this cpu, {before} threads as if nothing else ran"
