@@ -10,7 +10,7 @@ from segkit.ablation.book import Table
 from segkit.ablation.jobs import Job, Plan
 from segkit.ablation.work import Outcome
 from segkit.engine.signals import Stop
-from segkit.errors import ConfigError, ExitCode
+from segkit.errors import ConfigError, ExitCode, Interrupted, SegkitError
 
 
 @dataclass
@@ -31,7 +31,7 @@ VALUED = ("--only", "--config-dir", "--trust")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what was asked; the exit code is that of the first job that failed."""
+    """Do what was asked; raises what ``check`` does after the tables are written."""
     asked = parse(argv)
     if asked.show == "--help":
         from segkit.cli import COMMANDS
@@ -39,8 +39,8 @@ def main(argv: Sequence[str]) -> int:
 
         print(command_help("table", COMMANDS["table"], asked.config_dir))
         return ExitCode.OK
+    from segkit import rules
     from segkit.config import compose
-    from segkit.rules import check
 
     values = compose("table", asked.overrides, asked.config_dir).values
     if asked.show == "--cfg":
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
 
         print(yaml.safe_dump(values, sort_keys=False), end="")
         return ExitCode.OK
-    check(values)
+    rules.check(values)
     if not asked.ids and asked.show != "--list":
         fix = "segkit table v3.t5; segkit table --list shows them"
         raise ConfigError("USAGE", "table", "names no table", fix)
@@ -123,7 +123,8 @@ def shown(tables: Sequence[Table], values: Mapping[str, Any], asked: Asked) -> i
     with stopping() as stop:
         outcomes = work(plan, values, stop)
         written(tables, whole, values, asked)
-    return code_of(outcomes)
+    check(len(plan.jobs), outcomes)
+    return ExitCode.OK
 
 
 def written(tables: Sequence[Table], plan: Plan, values: Mapping[str, Any], asked: Asked) -> None:
@@ -178,8 +179,21 @@ class Told:
         print(printable(text, sys.stdout), flush=True)
 
 
-def code_of(outcomes: Sequence[Outcome]) -> int:
-    """A stop's code before all others, else that of the first job that failed."""
-    stopped = [outcome.code for outcome in outcomes if outcome.state == "stopped"]
-    failed = [outcome.code for outcome in outcomes if outcome.code]
-    return (stopped or failed or [int(ExitCode.OK)])[0]
+def check(total: int, outcomes: Sequence[Outcome]) -> None:
+    """Raise what ends the command: Interrupted after a stop, else the first failed job's code."""
+    failed = [outcome for outcome in outcomes if outcome.code]
+    stopped = [outcome for outcome in failed if outcome.state == "stopped"]
+    if stopped:
+        name = "SIGINT" if stopped[0].code == ExitCode.SIGINT else "SIGTERM"
+        raise Interrupted(name, "table", "stopped; what is done is kept", "type it again to go on")
+    if failed:
+        what = f"{len(failed)} of {total} trainings failed; the first: {failed[0].line}"
+        error = JobsFailed("FAILED", "table", what, "--status shows all; type it again to go on")
+        error.code = failed[0].code  # type: ignore[misc, assignment]
+        raise error
+
+
+class JobsFailed(SegkitError):
+    """Some trainings failed; the exit code is that of the first one."""
+
+    prefix = "TABLE"

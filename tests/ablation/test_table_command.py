@@ -17,6 +17,7 @@ from segkit.ablation.engines import local
 from segkit.ablation.work import Outcome
 from segkit.cli import main
 from segkit.completion import completions
+from segkit.errors import SegkitError
 
 
 def typed(finished: Finished, *words: str) -> list[str]:
@@ -146,10 +147,15 @@ def test_completion() -> None:
 
 
 def test_the_code_is_the_first_failed_jobs_and_a_stop_is_before_all() -> None:
-    assert table.code_of([Outcome("done"), Outcome("failed", 4), Outcome("failed", 3)]) == 4
-    assert table.code_of([Outcome("failed", 4), Outcome("stopped", 130)]) == 130
-    assert table.code_of([Outcome("done")]) == 0
-    assert table.code_of([]) == 0
+    done, fourth, third = Outcome("done"), Outcome("failed", 4, "torn"), Outcome("failed", 3)
+    with pytest.raises(SegkitError, match="2 of 3 trainings failed; the first: torn") as failed:
+        table.check(3, [done, fourth, third])
+    assert (failed.value.code, failed.value.id) == (4, "TABLE-FAILED")
+    with pytest.raises(SegkitError) as stopped:
+        table.check(2, [fourth, Outcome("stopped", 143)])
+    assert (stopped.value.code, stopped.value.id) == (143, "STOP-SIGTERM")
+    table.check(1, [done])
+    table.check(0, [])
 
 
 # -- kills -----------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -223,5 +223,4 @@ def _evaluation_knows(key: str) -> bool:
     node = key.partition(".")[0]
     if key in OF_THE_RUN or node in OF_THE_RUN:
         return False
-    fields = ROOTS["eval"].__dataclass_fields__
-    return node in fields and node in ROOTS["train"].__dataclass_fields__
+    return all(node in {f.name for f in fields(ROOTS[root])} for root in ("train", "eval"))

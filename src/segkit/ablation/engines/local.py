@@ -58,6 +58,9 @@ def _until_free(jobs: Sequence[Job], once: Round, stop: Stop, told: Told) -> lis
         left = [job for job in left if outcomes[job.name].state == "busy" and not stop]
         if left:
             time.sleep(LOOK_SECONDS)
+    for name, outcome in outcomes.items():
+        if outcome.state == "busy":
+            outcomes[name] = Outcome("stopped", code_of(stop), "stopped while it waited")
     return [outcomes[job.name] for job in jobs]
 
 
