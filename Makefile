@@ -64,8 +64,9 @@ tables-%: $(ENV) ## re-make all tables of one paper: make tables-v3 (v1, v2, v3,
 tables: $(ENV) ## re-make every table
 	$(BIN)/segkit table all scale=$(SCALE) runs=$(RUNS) $(ARGS)
 
-results: $(ENV) ## rewrite README's and docs' tables from the score files under docs/results/
+results: $(ENV) ## rewrite README's and docs' tables from the files under docs/results/ and conf/ablation/
 	$(BIN)/python tools/results.py
+	$(BIN)/python tools/reproduction.py
 
 pins: $(ENV) ## refresh the pinned versions in requirements/
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade -o requirements/dev.txt

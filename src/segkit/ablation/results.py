@@ -37,7 +37,11 @@ def collect(
     stands: Callable[[Job], Standing] = standing,
     date: str | None = None,
 ) -> dict[str, Any]:
-    """The document of ``table`` (see ``docs/evaluation.md``): plain JSON, null for no number.
+    """The document of ``table``: plain JSON, null for no number.
+
+    ``rows[].numbers`` has a cell for each column: ``paper`` (``printed`` is its text), ``ours``
+    (the mean over ``n`` seeds), ``spread`` (sample standard deviation), ``difference``, ``state``
+    and ``seeds``, each with run, score (below the folder of the runs), signature and value.
 
     ``scale`` is the node of the config. ``computed`` gives the numbers that need no training.
     ``stands`` says how a job stands whose score is missing. ``date`` is left out unless given.

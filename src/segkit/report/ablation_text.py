@@ -172,22 +172,21 @@ def markdown(document: Json) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def markdown_grid(document: Json) -> str:
-    """The pipe table alone."""
+def markdown_grid(document: Json, *, costs: bool = True) -> str:
+    """The pipe table alone; without ``costs`` it has no images and hours."""
     columns = document["columns"]
     header = [markdown_text(label) for label in document["labels"]]
     for column in columns:
         name = markdown_text(column["name"])
         both = [f"{name}: paper", f"{name}: ours", "difference"]
         header += both if has_paper(document, column) else [name]
-    numbers = len(header) - len(document["labels"]) + 2
-    header += ["images", hours_kind(document)]
+    header += ["images", hours_kind(document)] * costs
+    numbers = len(header) - len(document["labels"])
     rows = [
         [
             *(markdown_text(cell) for cell in row["label"]),
             *(text for c in columns for text in _markdown_cells(row, c, has_paper(document, c))),
-            images_text(row),
-            hours_text(row["hours"]),
+            *[images_text(row), hours_text(row["hours"])] * costs,
         ]
         for row in document["rows"]
     ]
