@@ -5,13 +5,17 @@ script and typed again, and nothing that somebody else could have changed since 
 """
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from segkit import ranks
 from segkit.ablation.jobs import Evaluation, Job
+from segkit.lifeline import end_with_parent
 
 
 def words_of(job: Job, others: Sequence[Job], keep_weights: bool) -> list[str]:
@@ -50,6 +54,8 @@ def main(argv: Sequence[str]) -> int:
     from segkit.ablation.engines.local import Rules, in_this_process, safely
     from segkit.engine.signals import stopping
 
+    if parent := os.environ.pop(ranks.CHILD, ""):
+        end_with_parent(int(parent), signal.SIGTERM)
     job, keep, begun_from = read(argv[0])
     print(f"{job.name}: {', '.join(job.rows)}", flush=True)
     # One that begins here stands for all of them: what to train and to keep hangs on it.

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from segkit.ablation.jobs import Job
 from segkit.ablation.state import read_record, write_record
 from segkit.ablation.work import Outcome
+from segkit.errors import SegkitError
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,20 @@ def taken(job: Job, submission: Submission) -> None:
 def refused(job: Job, outcome: Outcome) -> None:
     """Note that no scheduler has it (any more), and why."""
     write_record(job, "failed", submission=None, code=outcome.code, line=outcome.line)
+
+
+def outcome_of(job: Job, what: str) -> Outcome | None:
+    """What the job itself said at its end; ``what`` is said of one that is done."""
+    record = read_record(job)
+    state = str(record.get("state"))
+    if state not in ("done", "failed", "stopped"):
+        return None
+    code, line = int(record.get("code") or 0), str(record.get("line") or "")
+    return Outcome(state, code, line, what, float(record.get("seconds") or 0))
+
+
+def failed(error: SegkitError) -> Outcome:
+    return Outcome("failed", int(error.code), error.line())
 
 
 def last(job: Job, engine: str) -> Submission | None:

@@ -25,7 +25,7 @@ from segkit.ablation.state import (
     read_record,
     standing,
 )
-from segkit.ablation.submissions import Submission
+from segkit.ablation.submissions import Submission, failed
 from segkit.ablation.work import Outcome
 from segkit.engine.signals import Stop
 from segkit.errors import EnvironmentFault, ExitCode, SegkitError
@@ -143,26 +143,20 @@ class Submitted:
         if fault:
             self.say(f"{ENGINE}: {fault}; looking on")
         for job, submission in list(self.under_way.values()):
-            record = read_record(job)
-            state, queued = record.get("state"), submission.token in live
-            ended = state in ("done", "failed")
-            if queued or fault:
+            if submission.token in live or fault:
                 self._looks_without[job.name] = 0
             else:
                 self._looks_without[job.name] = self._looks_without.get(job.name, 0) + 1
+            ended = read_record(job).get("state") in ("done", "failed")
             if ended or self._looks_without[job.name] >= LOOKS_WITHOUT:
                 del self.under_way[job.name]
-                self.end(job, self._outcome(job, submission, record))
+                said = submissions.outcome_of(job, f"job {submission.id}")
+                self.end(job, said or self._gone(job, submission))
         running = sum(standing(job).state == "running" for job, _ in self.under_way.values())
         queued_now = len(self.under_way) - running + len(self.waiting)
         self.say(f"{ENGINE}: {queued_now} waiting, {running} running, {len(self.outcomes)} ended")
 
-    def _outcome(self, job: Job, submission: Submission, record: Mapping[str, Any]) -> Outcome:
-        state = str(record.get("state"))
-        seconds = float(record.get("seconds") or 0)
-        if state in ENDS:
-            code, line = int(record.get("code") or 0), str(record.get("line") or "")
-            return Outcome(state, code, line, f"job {submission.id}", seconds)
+    def _gone(self, job: Job, submission: Submission) -> Outcome:
         said = self.cluster.end_of(submission)
         what = f"job {submission.id} left the queue{f' as {said}' if said else ''} without a word"
         fix = f"see {submission.log}; the same command submits it again"
@@ -200,7 +194,3 @@ class Submitted:
             return (self.cluster.live(asked) if asked else {}), None
         except SegkitError as error:
             return {}, error
-
-
-def failed(error: SegkitError) -> Outcome:
-    return Outcome("failed", int(error.code), error.line())
