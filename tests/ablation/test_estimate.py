@@ -68,9 +68,9 @@ def test_a_small_network_by_hand():
 def test_memory_by_hand():
     cost, after = Cost(kept=1000, largest=100), Cost(kept=500, largest=70)
     full = Update(1, 1, cost, after, weights=40, buffers=6, copies=2, half=False)
-    assert full.memory == 3 * 40 + 6 + 1000 + 2 * 100 + 500
+    assert full.memory == 4 * 40 + 6 + 1000 + 2 * 100 + 500  # weights, three copies of them
     half = replace(full, half=True)
-    assert half.memory == 3 * 40 + 6 + 500 + 100 + 500 + 20  # and a bf16 copy of the weights
+    assert half.memory == 3 * 40 + 20 + 6 + 500 + 100 + 500  # one of the copies is of bf16
 
 
 def test_time_by_hand():
@@ -111,6 +111,19 @@ def test_an_average_is_kept_beside_the_weights():
     before, after = (estimate(training(schedule__ema=e), (), RATE) for e in (None, 0.99))
     assert after.memory_bytes > before.memory_bytes
     assert after.disk_bytes == pytest.approx(1.5 * before.disk_bytes, rel=0.02)
+
+
+def test_disk_by_hand():
+    """Weights and momentum for each checkpoint: the two of a run that never saves on the way, else
+    as many as are kept, the best and the one that is written."""
+    never = estimate(training(checkpoint__every=None), (), RATE).disk_bytes
+    (one,) = updates_of(training().values, half=False)
+    assert never == 2 * (2 * one.weights + one.buffers)
+    often = {"checkpoint__every": 10, "checkpoint__keep": 2}
+    assert estimate(training(**often), (), RATE).disk_bytes == 1.5 * never
+    assert estimate(training(**often, eval__every=50), (), RATE).disk_bytes == 2 * never
+    page = estimate(training(), [scored()], RATE).disk_bytes - never
+    assert page > estimate(training(), [scored("eval.report=false")], RATE).disk_bytes - never > 0
 
 
 def test_each_evaluation_costs_its_views():

@@ -54,6 +54,10 @@ def estimate(
     """What ``segkit train`` of ``training`` and then ``evaluations`` cost on a device of ``rate``.
 
     ``cores`` share the work of a CRF. Raises ConfigError for what cannot be built or composed.
+    Measured on two CPU cores: seconds of an update 7 % too short to 18 % too long (ResNet-18 and
+    50, MobileNetV2, a tiny ResNet; fp32 and bf16), memory 37 % too little (tiny) to 6 % too much.
+    On a machine that is busy with other things a training takes as much longer as it gets less of
+    it; one on drawn shapes up to twice as long, for it waits for its pictures.
     """
     values = training.values
     updates = updates_of(values, half=rate.half)
@@ -71,7 +75,7 @@ def estimate(
         seconds_training=factor * trained,
         seconds_evaluation=scored + sum(crf_seconds(one, how, cores) for one, how in seen),
         memory_bytes=max(memory),
-        disk_bytes=disk(training, last, [how for _, how in seen]),
+        disk_bytes=disk(training, updates, [how for _, how in seen]),
         basis=basis,
     )
 
@@ -120,10 +124,13 @@ def evaluation_memory(training: Composed, how: Asked, last: Update, *, half: boo
     return last.weights + last.buffers + 3 * together * largest // (2 if half else 1)
 
 
-def disk(training: Composed, last: Update, seen: Sequence[Asked]) -> int:
+def disk(training: Composed, updates: Sequence[Update], seen: Sequence[Asked]) -> int:
     """Checkpoints that are kept, the best and the one that is being written; the scores."""
+    every, last = training.values["checkpoint"]["every"], updates[-1]
+    # One before the first update and one at the end of each stage are written in any case.
+    written = 1 + sum(max(1, one.steps // every) if every else 1 for one in updates)
     kept = training.values["checkpoint"]["keep"] + 1 + bool(training.values["eval"]["every"])
-    # An optimiser has one number for each weight, the gradients are not saved.
+    # An optimiser has one number for each weight; gradients are not saved.
     one = last.weights * last.copies + last.buffers
     pages = sum(PAGE_BYTES if how.values["eval"]["report"] else SCORE_BYTES for how in seen)
-    return kept * one + pages
+    return min(kept, written) * one + pages
