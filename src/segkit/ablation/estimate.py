@@ -56,9 +56,9 @@ def estimate(
     ``cores`` share the work of a CRF. Raises ConfigError for what cannot be built or composed.
     Measured on two CPU cores: seconds of an update 7 % too short to 18 % too long (ResNet-18 and
     50, MobileNetV2, a tiny ResNet; fp32 and bf16), memory 34 % too little (tiny) to 5 % too much.
-    An evaluation on one CPU came out 9 to 52 % too short, most for the tiniest network. On a machine
-    that is busy with other things a training takes as much longer as it gets less of
-    it; one on drawn shapes up to twice as long, for it waits for its pictures.
+    An evaluation on a CPU came out 9 to 52 % too short, most for the tiniest network. On a machine
+    that is busy with other things a training takes as much longer as it gets less of it; one on
+    drawn shapes up to twice as long, for it waits for its pictures.
     """
     values = training.values
     updates = updates_of(values, half=rate.half)
