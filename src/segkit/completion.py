@@ -81,7 +81,8 @@ segkit completion bash|zsh|fish: print the completion script of a shell; to inst
 
 OPTIONS = ("--help", "--cfg", "--multirun", "--config-dir", "--trust")
 TABLE_OPTIONS = (
-    *("--help", "--list", "--plan", "--status", "--only", "--cfg", "--config-dir", "--trust", "--"),
+    *("--help", "--list", "--plan", "--status", "--check", "--only", "--cfg"),
+    *("--config-dir", "--trust", "--"),
 )
 INPUT_WORDS = {"submit": ("voc", "cityscapes"), "crf": ("tune",)}  # the word before the keys
 COMPARE = ("--json", "--help")  # other words are paths

@@ -393,6 +393,7 @@ class Table:
       --list               every table and what it varies
       --plan               runs, memory and hours; nothing is started
       --status             how the rows stand
+      --check              every number of the written table again from its score files
       --only ROW           this row alone (several times: these)
       -- key=value ...     further words for every training: segkit table v3.t5 -- backbone=r50
     """

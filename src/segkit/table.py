@@ -8,7 +8,7 @@ from typing import Any
 from segkit.ablation import book
 from segkit.ablation.book import Table
 from segkit.ablation.jobs import Job, Plan
-from segkit.ablation.work import Outcome
+from segkit.ablation.work import Outcome, sweep_weights
 from segkit.engine.signals import Stop
 from segkit.errors import ConfigError, ExitCode, Interrupted, SegkitError
 
@@ -26,7 +26,7 @@ class Asked:
     trust: list[str] = field(default_factory=list)
 
 
-SHOWS = ("--help", "--list", "--plan", "--status", "--cfg")
+SHOWS = ("--help", "--list", "--plan", "--status", "--check", "--cfg")
 VALUED = ("--only", "--config-dir", "--trust")
 
 
@@ -106,6 +106,8 @@ def shown(tables: Sequence[Table], values: Mapping[str, Any], asked: Asked) -> i
     if asked.show == "--list":
         print(looks.listing(tables))
         return ExitCode.OK
+    if asked.show == "--check":
+        return derived_again(tables, values)
     from segkit.ablation.plan import only, plan_of
 
     whole = plan_of(
@@ -124,6 +126,20 @@ def shown(tables: Sequence[Table], values: Mapping[str, Any], asked: Asked) -> i
         outcomes = work(plan, values, stop)
         written(tables, whole, values, asked)
     check(len(plan.jobs), outcomes)
+    return ExitCode.OK
+
+
+def derived_again(tables: Sequence[Table], values: Mapping[str, Any]) -> int:
+    """Each table as it was written, against the score files that it names."""
+    from pathlib import Path
+
+    from segkit.ablation.rederive import check_table
+    from segkit.ablation.written import folder_of
+
+    for table in tables:
+        path = folder_of(table, values) / "table.json"
+        count = check_table(path, Path(values["runs"]).expanduser())
+        print(f"{path}: {count} numbers are those of their score files", flush=True)
     return ExitCode.OK
 
 
@@ -147,7 +163,6 @@ def work(plan: Plan, values: Mapping[str, Any], stop: Stop) -> list[Outcome]:
     """Do what is not done; one line on stdout for each job."""
     from segkit.ablation.engines import engine_of
     from segkit.ablation.state import is_begun_from, standing
-    from segkit.ablation.work import sweep_weights
 
     todo = [
         job for job in plan.jobs if standing(job).state != "done" or is_begun_from(job, plan.jobs)
@@ -156,17 +171,18 @@ def work(plan: Plan, values: Mapping[str, Any], stop: Stop) -> list[Outcome]:
     if done:
         print(f"{done} of {len(plan.jobs)} trainings are done and scored", flush=True)
     try:
-        return engine_of(values).run(todo, values, stop=stop, told=Told(len(todo))) if todo else []
+        told = Told(len(todo), [] if values["scale"]["keep_weights"] else plan.jobs)
+        return engine_of(values).run(todo, values, stop=stop, told=told) if todo else []
     finally:
         if not values["scale"]["keep_weights"]:
-            sweep_weights(plan.jobs)
+            sweep_weights(plan.jobs, plan.jobs)
 
 
 class Told:
-    """A line for each job that ends."""
+    """A line for each job that ends. Weights that ``passing`` jobs began with go then."""
 
-    def __init__(self, total: int) -> None:
-        self.total, self.ended = total, 0
+    def __init__(self, total: int, passing: Sequence[Job]) -> None:
+        self.total, self.ended, self.passing = total, 0, passing
 
     def __call__(self, job: Job, outcome: Outcome) -> None:
         from segkit.ablation.looks import clock, served
@@ -177,6 +193,8 @@ class Told:
         what = outcome.what if outcome.state == "done" else f"{outcome.state}: {outcome.line}"
         text = f"{number} {served(job)}: {what} ({clock(outcome.seconds)}) {job.name}"
         print(printable(text, sys.stdout), flush=True)
+        before = [other for other in self.passing if other.run == job.begins]
+        sweep_weights(before, self.passing)
 
 
 def check(total: int, outcomes: Sequence[Outcome]) -> None:

@@ -13,9 +13,10 @@ from segkit.ablation.book import Column, Printed, Row, Table
 from segkit.ablation.jobs import Evaluation, Job, Place, Plan
 from segkit.ablation.order import Standing as Placed
 from segkit.ablation.order import order
-from segkit.ablation.rederive import rederive
+from segkit.ablation.rederive import check_table, rederive
 from segkit.ablation.results import collect, text_of
 from segkit.ablation.state import Standing
+from segkit.errors import DataError
 from segkit.report.decimals import root, rounded, shown, variance
 from segkit.report.signature import Signature, score_document
 
@@ -467,3 +468,18 @@ def test_a_changed_seed_or_score_is_noticed(finished):
     assert any("ours" in line for line in rederive(document, runs))
     a_score(runs / "a-0", flip=True)
     assert "is signed camvid:val:101" in rederive(document, runs)[0]
+
+
+def test_a_written_table_is_checked(finished):
+    runs, made = finished
+    path = runs / "table.json"
+    with pytest.raises(DataError, match="is not there; the same command without --check"):
+        check_table(path, runs)
+    path.write_bytes(text_of(made()))
+    assert check_table(path, runs) == 2
+    path.write_text(path.read_text().replace('"n": 2', '"n": 3'))
+    with pytest.raises(DataError, match=r"t\.t1 a, mIoU: n is 3, the scores give 2 \(and 1 more\)"):
+        check_table(path, runs)
+    path.write_text("[]")
+    with pytest.raises(DataError, match="is no table"):
+        check_table(path, runs)

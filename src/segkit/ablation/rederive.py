@@ -1,5 +1,6 @@
 """Every cell of a ``table.json`` once more, from the score files that it names."""
 
+import json
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -7,7 +8,27 @@ from typing import Any
 
 from segkit.ablation import scored
 from segkit.ablation.cells import numbers_of
+from segkit.errors import DataError
 from segkit.report.decimals import rounded
+
+
+def check_table(path: Path, runs: Path) -> int:
+    """How many cells of the ``table.json`` at ``path`` were derived again.
+
+    Raises DataError DATA-TABLE for the first that comes out otherwise, or a file that is none.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        wrong = rederive(document, runs)
+    except FileNotFoundError as error:
+        fix = "the same command without --check writes it"
+        raise DataError("TABLE", path, "is not there", fix) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError("TABLE", path, f"is no table.json: {error!r}") from error
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise DataError("TABLE", path, wrong[0] + more, "the same command without --check")
+    return sum(bool(c["n"]) for row in document["rows"] for c in row["numbers"].values())
 
 
 def rederive(document: Mapping[str, Any], runs: Path) -> list[str]:

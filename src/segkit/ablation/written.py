@@ -36,8 +36,7 @@ def write(
         command=shlex.join(["segkit", "table", table.id, *words]),
         computed=partial(computed.number, table=table, config_dir=config_dir),
     )
-    home = Path(values["out"] or Path(values["runs"]) / "tables").expanduser()
-    folder = home / f"{table.id}-{values['scale']['name']}"
+    folder = folder_of(table, values)
     make_folder(folder)
     files = {
         "table.json": text_of(document),
@@ -48,3 +47,9 @@ def write(
     for name, data in files.items():
         write_whole(folder / name, data)
     return document, folder
+
+
+def folder_of(table: Table, values: Mapping[str, Any]) -> Path:
+    """OUT/ID-SCALE; OUT is RUNS/tables unless it is typed."""
+    home = Path(values["out"] or Path(values["runs"]) / "tables").expanduser()
+    return home / f"{table.id}-{values['scale']['name']}"

@@ -54,10 +54,8 @@ def contents(document: Json) -> dict[str, Any]:
         "evidence": list(_evidence(document)),
     }
     anchors = {"table": "Table", "drawings": "Paper and ours", "runs": "Runs"}
-    found["parts"] = [
-        *((anchor, name) for anchor, name in anchors.items() if found.get(anchor, True)),
-        ("evidence", "Evidence"),
-    ]
+    anchors["evidence"] = "Evidence"
+    found["parts"] = [part for part in anchors.items() if found.get(part[0], True)]
     return found
 
 
@@ -67,7 +65,7 @@ def _headline(document: Json) -> list[tuple[str, str]]:
     shown_too = sum(cell["ours"] is not None for cell in printed)
     hours = [t["hours"] for t in document["trainings"] if t["hours"] is not None]
     kinds = sorted({t["kind"] for t in document["trainings"] if t["hours"] is not None})
-    total = [(f"{' and '.join(kinds)} of training", f"{sum(hours):.2f}")] if hours else []
+    total = [(f"{' and '.join(kinds)} of training", texts.clock(sum(hours)))] if hours else []
     return [
         ("of the paper's numbers made again", f"{shown_too} of {len(printed)}"),
         ("scale", one_line(document["scale"]["name"])),
@@ -92,8 +90,8 @@ def _row(document: Json, number: int, row: Json) -> dict[str, Any]:
             for place, column in enumerate(document["columns"])
         ],
         "images": texts.images_text(row),
-        "training": f"{hours['training']:.2f}" if hours else "–",
-        "evaluation": f"{hours['evaluation']:.2f}" if hours else "–",
+        "training": texts.clock(hours.get("training")),
+        "evaluation": texts.clock(hours.get("evaluation")),
         "card": one_line(hours.get("card", "")),
         "protocol": " | ".join(row["protocol"]),
         "runs": [one_line(run) for run in row["runs"]],

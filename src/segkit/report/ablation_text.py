@@ -61,10 +61,14 @@ def head_text(document: Json) -> str:
 
 
 def hours_text(hours: Json | None) -> str:
+    return clock(None if hours is None else hours["training"] + hours["evaluation"])
+
+
+def clock(hours: float | None) -> str:
+    """Hours to the hundredth; a little is more than nothing."""
     if hours is None:
         return "–"
-    spent = hours["training"] + hours["evaluation"]
-    return f"{spent:.2f}" if spent >= 0.005 else "<0.01"
+    return f"{hours:.2f}" if hours >= 0.005 else "<0.01"
 
 
 def hours_kind(document: Json) -> str:
