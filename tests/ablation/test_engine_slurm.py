@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 from stub_slurm import Slurm
+from tiny import config_dir
 
 from segkit.ablation import alone
 from segkit.ablation.engines import clusters, slurm
 from segkit.ablation.jobs import Evaluation, Job
 from segkit.ablation.state import read_record, record_path, write_record
 from segkit.ablation.work import Outcome
+from segkit.cli import main
 from segkit.engine.signals import Stop
 from segkit.errors import ConfigError, EnvironmentFault
 
@@ -329,3 +331,28 @@ def test_submitits_local_executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert told == ["first", "second"]
     assert read_record(jobs[0])["at"] < read_record(jobs[1])["at"]
     assert json.loads(record_path(first).read_text())["submission"]["id"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", ["slurm", "local"])
+def test_a_table_by_batch_jobs(
+    cluster: str,
+    stub: Slurm,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Real trainings, by the very scripts that sbatch is given; a second call starts nothing."""
+    stub.runs_them()
+    monkeypatch.setenv("PATH", f"{stub.bin}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    words = ["table", "tiny.t1", "--config-dir", config_dir(tmp_path / "conf"), "runs=runs"]
+    words += ["engine=slurm", f"engine.options.cluster={cluster}", "device=cpu"]
+    assert main(words) == 0, capsys.readouterr().err
+    document = json.loads(Path("runs/tables/tiny.t1-paper/table.json").read_text())
+    assert all(isinstance(row["cells"]["mIoU"]["mean"], float) for row in document["rows"])
+    calls = stub.calls
+    assert calls == (2 if cluster == "slurm" else 0)
+    assert main(words) == 0
+    assert "2 of 2 trainings are done" in capsys.readouterr().out
+    assert stub.calls == calls

@@ -77,6 +77,7 @@ def cluster_of(folder: Path, values: Mapping[str, Any]) -> Cluster:
     options = checked(values["engine"]["options"])
     if options["gpus_per_node"] is None and values["device"] != "cpu":
         options["gpus_per_node"] = values["devices"]
+    folder = folder.absolute()  # sbatch is called in it
     with faults(folder, 0):
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)

@@ -8,6 +8,7 @@ from its record; that it is still under way, from the queue.
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +33,7 @@ from segkit.errors import EnvironmentFault, ExitCode, SegkitError
 from segkit.lock import held
 
 ENGINE = "slurm"
-ENDS = ("done", "failed", "stopped")  # of a record
+ENDS = ("done", "failed")  # of a record; one that stopped is queued again
 # Between two looks at the queue: more and more.
 FIRST_LOOK, LAST_LOOK = 1.0, 20.0
 # A record may become visible here later than its job leaves the queue.
@@ -78,6 +79,7 @@ class Submitted:
             if not needs_training(job, self.jobs) and standing(job).state == "done":
                 self.end(job, Outcome("done", what="nothing to do"))
             elif submission and fault and read_record(job).get("state") not in ENDS:
+                # It may be under way.
                 self.end(job, failed(fault))
             elif submission and submission.token in live:
                 known = replace(submission, id=live[submission.token])
@@ -121,7 +123,8 @@ class Submitted:
                 submissions.refused(job, failed(error))
                 raise
             self.under_way[job.name] = job, submission
-            submissions.taken(job, submission)
+            with suppress(SegkitError):  # the token is noted; the id is for people
+                submissions.taken(job, submission)
             self.say(f"{job.name}: submitted as {submission.id}")
         except SegkitError as error:  # this job's own failure, and no other's
             self.end(job, failed(error))
@@ -140,21 +143,21 @@ class Submitted:
     def look(self) -> None:
         """End what has ended."""
         live, fault = self._live([submission for _, submission in self.under_way.values()])
-        if fault:
-            self.say(f"{ENGINE}: {fault}; looking on")
         for job, submission in list(self.under_way.values()):
             if submission.token in live or fault:
                 self._looks_without[job.name] = 0
             else:
                 self._looks_without[job.name] = self._looks_without.get(job.name, 0) + 1
-            ended = read_record(job).get("state") in ("done", "failed")
+            ended = read_record(job).get("state") in ENDS
             if ended or self._looks_without[job.name] >= LOOKS_WITHOUT:
                 del self.under_way[job.name]
                 said = submissions.outcome_of(job, f"job {submission.id}")
                 self.end(job, said or self._gone(job, submission))
         running = sum(standing(job).state == "running" for job, _ in self.under_way.values())
         queued_now = len(self.under_way) - running + len(self.waiting)
-        self.say(f"{ENGINE}: {queued_now} waiting, {running} running, {len(self.outcomes)} ended")
+        blind = f" ({fault}; looking on)" if fault else ""
+        ended_now = f"{len(self.outcomes)} ended{blind}"
+        self.say(f"{ENGINE}: {queued_now} waiting, {running} running, {ended_now}")
 
     def _gone(self, job: Job, submission: Submission) -> Outcome:
         said = self.cluster.end_of(submission)
