@@ -161,9 +161,9 @@ def test_weights_stay_for_a_job_that_begins_with_them(finished: Finished, tmp_pa
     later = replace(first, run=tmp_path / "later" / "run", begins=first.run)
     assert do(first, Commands(), keep=False, among=[first, later]).state == "done"
     assert has_weights(first.run)
-    work.sweep_weights([first, later])
+    work.sweep_weights([first], [first, later])
     assert has_weights(first.run)
-    work.sweep_weights([first])
+    work.sweep_weights([first], [first])
     assert not has_weights(first.run)
 
 

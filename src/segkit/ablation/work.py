@@ -27,7 +27,7 @@ from segkit.ablation.state import (
     write_record,
 )
 from segkit.errors import EnvironmentFault, ExitCode
-from segkit.lock import Lock
+from segkit.lock import Lock, held
 from segkit.whole_files import faults, write_whole
 
 # A command's words and the file its output goes to -> its exit code.
@@ -97,10 +97,13 @@ def do(
         lock.release()
 
 
-def sweep_weights(jobs: Sequence[Job]) -> None:
-    """Remove the checkpoints of done ``jobs`` that no other one is to begin with."""
+def sweep_weights(jobs: Sequence[Job], among: Sequence[Job]) -> None:
+    """Remove the checkpoints of those ``jobs`` that are done, unless one ``among`` all is still to
+    begin with them, or another process works on them."""
     for job in jobs:
-        if not missing(job) and is_trained(job.run) and not is_begun_from(job, jobs):
+        if held(lock_path(job)):
+            continue
+        if not missing(job) and is_trained(job.run) and not is_begun_from(job, among):
             drop_weights(job.run)
 
 
