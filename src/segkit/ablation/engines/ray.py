@@ -35,7 +35,7 @@ STOP_SECONDS = 120.0
 # For a Ray of our own: no web page, and as little shared memory as hydra-ray-launcher takes.
 OWN_RAY = {"include_dashboard": False, "object_store_memory": 78643200, "log_to_driver": False}
 # Nothing is sent unless asked for; a busy machine takes more than half a minute to start a Ray.
-SURROUNDINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "180"}
+SURROUNDINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "90"}
 # What a task's process must know of the machine that planned it.
 TOLD_ALONG = ("SEGKIT_DATA", "SEGKIT_WEIGHTS", "SEGKIT_TRACE")
 
