@@ -52,10 +52,14 @@ class Unclear(Exception):
 
 
 class Cluster(Protocol):
-    """``at_once``: it is handed no more at a time. ``orders``: it can let one wait for others."""
+    """``at_once``: it is handed no more at a time. ``orders``: it can let one wait for others.
+
+    ``ends``: what a user types before ids to end jobs.
+    """
 
     at_once: int | None
     orders: bool
+    ends: str
 
     def submit(
         self, job: Job, words: Sequence[str], asked: Submission, after: list[str]
@@ -127,7 +131,7 @@ class Slurm:
                 fix = "type it on a login node of the cluster, or engine=local"
                 raise EnvironmentFault("NO-SLURM", "engine=slurm", f"no {command} on PATH", fix)
         self.at_once: int | None = None
-        self.orders = True
+        self.orders, self.ends = True, "scancel"
         self._handed: list[str] = []
         self.script(["true"], "segkit", [])  # an option that submitit does not take is told now
 
@@ -228,7 +232,7 @@ class Local:
 
     def __post_init__(self) -> None:
         self.at_once: int | None = self.options["array_parallelism"] or 1
-        self.orders = False
+        self.orders, self.ends = False, "kill"
 
     def submit(
         self, job: Job, words: Sequence[str], asked: Submission, after: list[str]

@@ -180,7 +180,7 @@ class Submitted:
             self.end(job, outcome)
         if ids:
             said = f"{len(ids)} jobs go on; the same command collects them"
-            self.say(f"{ENGINE}: {said}, scancel {' '.join(ids)} ends them")
+            self.say(f"{ENGINE}: {said}, {self.cluster.ends} {' '.join(ids)} ends them")
 
     def end(self, job: Job, outcome: Outcome) -> None:
         self.outcomes[job.name] = outcome
