@@ -249,6 +249,16 @@ def test_v1s_crf_is_searched_on_100_images(tables: dict[str, book.Table]) -> Non
     assert [column.tune for column in tables["v1.t2"].columns] == [None, None, None, 100, None]
 
 
+def test_what_is_read_near_borders_is_asked_for(tables: dict[str, book.Table]) -> None:
+    """A scale may leave it out."""
+    for table in tables.values():
+        if any(column.kind.startswith("trimap") for column in table.columns):
+            assert all("eval.boundaries=true" in row.evaluate for row in table.rows), table.id
+    assert [row.against for row in tables["v3plus.f5"].rows] == [
+        *(None, "r101_bilinear", None, "x65_bilinear"),
+    ]
+
+
 def test_words_mean_tables() -> None:
     assert book.asked_for(["v3plus", "v1.t2", "v3plus.t1"]) == [
         *(f"v3plus.{name}" for name in ("f5", "t1", "t2", "t3", "t4", "t5", "t7")),
