@@ -33,7 +33,7 @@ def rendered(template: str, found: Mapping[str, Any], *, css: str, js: str = "")
     """A page of one file, UTF-8: what ``template`` makes of ``found``, with its style and script
     and a policy that lets nothing else in."""
     fixed = {"css": Markup(css), "js": Markup(js), "policy": _policy(css, js)}
-    return _environment().get_template(template).render(found | fixed).encode()
+    return _environment().get_template(template).render({**found, **fixed}).encode()
 
 
 @lru_cache(maxsize=1)
