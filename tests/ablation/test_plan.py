@@ -5,15 +5,20 @@ from pathlib import Path
 import pytest
 from tiny import config_dir, planned
 
-from segkit.ablation.plan import name_of, only
+from segkit.ablation import book
+from segkit.ablation.jobs import Evaluation, Job, start_of
+from segkit.ablation.plan import check_coco, name_of, only
+from segkit.ablation.work import scoring
+from segkit.config import compose
 from segkit.errors import ConfigError
+from segkit.inference.crf_presets import PARAMETERS
 
 RICH = """\
   - {key: plain, label: [a], paper: 70.00}
   - {key: flipped, label: [b], eval: [flip=true], paper: 71.00}
   - {key: bare, label: [c], train: [model.image_pooling=false], against: plain}
   - {key: after, label: [d], train: [schedule.stages.0.lr=0.001], begins: bare}
-  - {key: coco, label: [e], train: ["pretrained={coco}"], needs: coco}
+  - {key: coco, label: [e], train: [model.channels=4, "pretrained={coco}"], needs: coco}
   - {key: never, label: [f], blocked: nobody has the data}
 """
 COLUMNS = """\
@@ -99,6 +104,49 @@ def test_words_after_the_dashes_go_to_all_trainings(folder: Path, tmp_path: Path
             assert evaluation.tune is None, "this scale does not search"
 
 
+def test_a_start_typed_for_all_leaves_a_row_its_own(folder: Path, tmp_path: Path) -> None:
+    _, plan = planned(folder, tmp_path, "coco=/my/coco", extra=("pretrained=/my/imagenet",))
+    starts = {job.rows[0].split()[1]: start_of(job.words) for job in plan.jobs}
+    bare = plan.places["tiny.t1", "bare", "mIoU", 0].run
+    mine = "/my/imagenet"
+    assert starts == {"plain": mine, "bare": mine, "after": str(bare), "coco": "/my/coco"}
+
+
+def test_one_file_is_no_start_for_several_backbones(tmp_path: Path) -> None:
+    rows = """\
+  - {key: tiny, label: [a], train: ["pretrained={coco}"], needs: coco}
+  - {key: mobile, label: [b], train: [backbone=mnv2, "pretrained={coco}"], needs: coco}
+  - {key: other, label: [c], train: [backbone=mnv2]}
+"""
+    config_dir(tmp_path / "conf", rows)
+    tables, plan = planned(tmp_path / "conf", tmp_path / "runs", "coco=/my/coco")
+    with pytest.raises(ConfigError, match=r"r_tiny for tiny\.t1 tiny; mnv2 for tiny\.t1 mobile"):
+        check_coco(plan, "/my/coco")
+    check_coco(only(plan, tables, ["mobile", "other"]), "/my/coco")
+
+
+def test_v1s_crf_without_a_search_is_v1s(tmp_path: Path) -> None:
+    """What a search finds stands above it."""
+    for name in ("v1.t1a", "v1.t2"):
+        table = book.read(name)
+        asked = [(r.evaluate, r.tune) for r in table.rows] + [
+            (c.evaluate, c.tune) for c in table.columns
+        ]
+        searched = [words for words, tune in asked if tune]
+        assert searched
+        assert all("densecrf.preset=v1_largefov" in words for words in searched)
+    mine = "densecrf.preset=v1_largefov"
+    found = tuple(f"densecrf.{key}={i}" for i, key in enumerate(PARAMETERS) if key[0] in "gbi")
+    words = ("crf=true", mine, *found)
+    evaluation = Evaluation("e", ("crf=true", mine), tmp_path / "e", 100)
+    job = Job(tmp_path, (), (evaluation,), ())
+    assert scoring(job, evaluation, found)[2:-1] == words
+    node = compose("eval", ["ckpt=x", *words]).values["densecrf"]
+    for word in found:
+        key, _, value = word.removeprefix("densecrf.").partition("=")
+        assert node[key] == float(value), "the preset does not stand above it"
+
+
 @pytest.mark.parametrize("word", ["name=mine", "seed=3", "runs=there", "resume=false", "smoke"])
 def test_words_that_would_make_one_run_of_many_are_refused(folder: Path, word: str) -> None:
     with pytest.raises(ConfigError) as refused:
@@ -125,7 +173,7 @@ def test_two_starts_are_never_one_run(tmp_path: Path) -> None:
   - {key: d, label: [d], begins: b}
 """
     config_dir(tmp_path / "conf", rows.replace("begins: b", "begins: b, train: []"))
-    with pytest.raises(ConfigError, match="begin with different weights"):
+    with pytest.raises(ConfigError, match=r"begin with different weights; .*of their own"):
         planned(tmp_path / "conf", tmp_path / "runs")
 
 

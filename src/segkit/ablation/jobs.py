@@ -1,5 +1,6 @@
 """What has to run for some tables: a job for each training, with every score read off it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,3 +62,9 @@ class Plan:
     jobs: tuple[Job, ...]
     places: dict[tuple[str, str, str, int], Place] = field(default_factory=dict)
     blocked: dict[tuple[str, str], str] = field(default_factory=dict)
+
+
+def start_of(words: Sequence[str]) -> str:
+    """What the words of a training begin it with, as typed; "" where that is left to the config."""
+    begins = [word.partition("=")[2] for word in words if word.startswith("pretrained=")]
+    return begins[-1] if begins else ""

@@ -8,7 +8,7 @@ from typing import Any
 
 from segkit.ablation import scale as scales
 from segkit.ablation.book import Column, Row, Table, merged
-from segkit.ablation.jobs import Evaluation, Job, Place, Plan
+from segkit.ablation.jobs import Evaluation, Job, Place, Plan, start_of
 from segkit.ablation.scale import composed
 from segkit.conf_files import nearest
 from segkit.errors import ConfigError
@@ -94,6 +94,16 @@ def _begun_from(plan: Plan, runs: Collection[Path]) -> set[Path]:
     return found
 
 
+def check_coco(plan: Plan, coco: str | None) -> None:
+    """ConfigError if networks of several backbones are to begin with the one file ``coco``."""
+    begun = [job for job in plan.jobs if coco and start_of(job.words) == coco]
+    chosen = {composed(job.words, job.config_dir).choices["backbone"]: job for job in begun}
+    if len(chosen) > 1:
+        rows = "; ".join(f"{backbone} for {job.rows[0]}" for backbone, job in chosen.items())
+        fix = "a file fits one backbone: ask for their tables one at a time, or for rows by --only"
+        raise ConfigError("USAGE", "coco", f"one file for several backbones ({rows})", fix)
+
+
 def check_extra(extra: Sequence[str]) -> None:
     """ConfigError for words behind ``--`` that are no words for every training."""
     for word in extra:
@@ -152,7 +162,8 @@ class _Making:
                 self.places[table.id, row.key, column.name, seed] = Place(run, evaluation)
 
     def words(self, table: Table, row: Row, seed: int, begins: Path | None) -> tuple[str, ...]:
-        """Of the training. Where it begins is the row's own, which no scale changes."""
+        """Of the training. Where it begins is what the row is about: no scale changes it, and no
+        word typed for all trainings."""
         coco = str(self.values["coco"] or "")
         train = tuple(word.replace(COCO, coco) for word in row.train)
         start = [word for word in train if row.needs and word.startswith("pretrained=")]
@@ -162,7 +173,7 @@ class _Making:
             table,
             self.values["scale"],
             seed=seed,
-            extra=merged(start, self.extra),
+            extra=merged(self.extra, start),
             config_dir=self.config_dir,
         )
 
@@ -187,9 +198,10 @@ class _Making:
         begins: Path | None,
     ) -> None:
         job = self.jobs.get(run) or Job(run, words, (), (), self.config_dir, self.trust, begins)
-        if _start(job.words) != _start(words):  # a run's name says that it begins with a path
+        if start_of(job.words) != start_of(words):  # a run's name says only that it is a path
             what = f"{row} and {job.rows[0]} are one run, and begin with different weights"
-            raise ConfigError("TABLE", "pretrained", what)
+            fix = "type coco= and -- pretrained= in calls of their own, each with its own runs="
+            raise ConfigError("TABLE", "pretrained", what, fix)
         others = {e.name: e for e in job.evaluations}
         evaluations = tuple((others | {evaluation.name: evaluation}).values())
         rows = tuple(dict.fromkeys([*job.rows, row]))
@@ -207,10 +219,6 @@ def name_of(words: Sequence[str], tune: int | None) -> str:
     flags = [flag for flag in ("ms", "flip", "crf") if said.get(flag) == "true"]
     stride = [f"os{said['os']}"] if said.get("os", "null") != "null" else []
     return "-".join(["ablation", *stride, *flags, *(["tuned"] if tune else []), exact])
-
-
-def _start(words: Sequence[str]) -> str:
-    return next((word for word in words if word.startswith("pretrained=")), "")
 
 
 def _placed(values: Mapping[str, Any]) -> list[str]:
