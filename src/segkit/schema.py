@@ -347,6 +347,7 @@ class Scale:
     A crop of 1 + 512 becomes 1 + 512 x ``crop``, down to a multiple of ``crop_step``, and no
     smaller than ``crop_at_least``. ``train`` and ``eval`` are words for every training (over the
     row's own) and every evaluation (under them). ``backbones`` takes one backbone for another.
+    ``compare=false`` where numbers are too small a training's to stand beside the paper's.
     """
 
     name: str = "paper"
@@ -365,6 +366,7 @@ class Scale:
     eval: list[str] = field(default_factory=list)
     tune: int | None = None
     keep_weights: bool = True
+    compare: bool = True
     note: str = ""
 
 

@@ -107,13 +107,14 @@ def shown(tables: Sequence[Table], values: Mapping[str, Any], asked: Asked) -> i
         print(looks.listing(tables))
         return ExitCode.OK
     if asked.show == "--check":
-        return derived_again(tables, values)
-    from segkit.ablation.plan import only, plan_of
+        return derived_again(tables, values, asked)
+    from segkit.ablation.plan import check_coco, only, plan_of
 
     whole = plan_of(
         tables, values, extra=asked.extra, config_dir=asked.config_dir, trust=asked.trust
     )
     plan = only(whole, tables, asked.only)
+    check_coco(plan, values["coco"])
     if asked.show == "--plan":
         print(looks.plan_text(plan, keep_weights=values["scale"]["keep_weights"]))
         return ExitCode.OK
@@ -129,30 +130,38 @@ def shown(tables: Sequence[Table], values: Mapping[str, Any], asked: Asked) -> i
     return ExitCode.OK
 
 
-def derived_again(tables: Sequence[Table], values: Mapping[str, Any]) -> int:
+def derived_again(tables: Sequence[Table], values: Mapping[str, Any], asked: Asked) -> int:
     """Each table as it was written, against the score files that it names."""
+    from functools import partial
     from pathlib import Path
 
+    from segkit.ablation import computed
     from segkit.ablation.rederive import check_table
-    from segkit.ablation.written import folder_of
+    from segkit.ablation.written import changes, folder_of
 
+    changed = changes(values, asked.overrides, asked.extra, asked.config_dir)
     for table in tables:
-        path = folder_of(table, values) / "table.json"
-        count = check_table(path, Path(values["runs"]).expanduser())
+        path = folder_of(table, values, changed) / "table.json"
+        again = partial(computed.number, table=table, config_dir=asked.config_dir)
+        count = check_table(path, Path(values["runs"]).expanduser(), table, again)
         print(f"{path}: {count} numbers are those of their score files", flush=True)
     return ExitCode.OK
 
 
 def written(tables: Sequence[Table], plan: Plan, values: Mapping[str, Any], asked: Asked) -> None:
     """The tables as they stand now: as files, and on stdout."""
-    from segkit.ablation.written import write
+    from segkit.ablation.written import changes, write
     from segkit.report.ablation_text import terminal
     from segkit.report.tables import printable
 
     words = [*asked.overrides, *(["--config-dir", asked.config_dir] if asked.config_dir else [])]
+    words += [word for module in asked.trust for word in ("--trust", module)]
     words += ["--", *asked.extra] if asked.extra else []
+    changed = changes(values, asked.overrides, asked.extra, asked.config_dir)
     for table in tables:
-        document, folder = write(table, plan, values, words=words, config_dir=asked.config_dir)
+        document, folder = write(
+            table, plan, values, words=words, config_dir=asked.config_dir, changed=changed
+        )
         print(printable(f"\n{terminal(document)}\ntable: {folder}/table.html", sys.stdout))
 
 

@@ -1,9 +1,10 @@
 """From finished scores to table.json: every cell exact, or marked, and derivable again."""
 
-import copy
 import json
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,8 +12,7 @@ import yaml
 from segkit.ablation import scored
 from segkit.ablation.book import Column, Printed, Row, Table
 from segkit.ablation.jobs import Evaluation, Job, Place, Plan
-from segkit.ablation.order import Standing as Placed
-from segkit.ablation.order import order
+from segkit.ablation.order import Placed, order
 from segkit.ablation.rederive import check_table, rederive
 from segkit.ablation.results import collect, text_of
 from segkit.ablation.state import Standing
@@ -22,6 +22,7 @@ from segkit.report.signature import Signature, score_document
 
 SCALE = {"name": "camvid", "note": "CamVid instead of VOC"}
 CLASSES = ("sky", "</script>")
+KIND = "hours (NVIDIA H200)"
 
 
 # -- a folder of runs, as trainings and evaluations leave it ---------------------------------------
@@ -188,8 +189,6 @@ def test_a_cell_names_its_seeds_and_a_paper_number_keeps_its_zero(tmp_path):
     assert second["score"] == "a-1/scores/plain/score.json"
     assert second["signature"] == str(a_signature(tmp_path / "a-1", seed=1))
     assert document["rows"][0]["images"] == [101]
-    assert "date" not in document
-    assert collected(table, a_plan(table, tmp_path), date="2026-11-21")["date"] == "2026-11-21"
 
 
 def test_missing_cells_are_marked_and_never_filled(tmp_path):
@@ -333,7 +332,7 @@ def test_gains_are_those_of_a_seed_over_the_same_seed(tmp_path):
     assert found["at 9"]["state"] == "scored without trimap:9"
     assert document["rows"][0]["numbers"]["gain"]["state"] == "", "what it is compared with"
     assert "trimap around void" in document["rows"][0]["protocol"]
-    assert rederive(document, tmp_path) == []
+    assert rederive(document, tmp_path, table, nothing) == []
     (tmp_path / "base-1/scores/plain/score.json").unlink()
     after = collected(table, a_plan(table, tmp_path, seeds=(0, 1)), seeds=(0, 1))
     state = after["rows"][1]["numbers"]["gain"]["state"]
@@ -376,10 +375,13 @@ def test_rows_that_share_a_training_say_so_and_hours_are_whose(tmp_path):
     plan.places["t.t1", "b", "mIoU", 0] = Place(run, flipped)
     document = collected(table, plan)
     assert document["trainings"] == [
-        {"run": "a-0", "rows": ["a", "b"], "hours": 1.0, "kind": "GPU hours", "card": "NVIDIA H200"}
+        {"run": "a-0", "rows": ["a", "b"], "hours": 1.0, "kind": KIND, "card": "NVIDIA H200"}
     ]
     hours = document["rows"][1]["hours"]
     assert (hours["training"], hours["evaluation"]) == (1.0, 0.1), "2 GPUs, half an hour"
+    assert hours["kind"] == KIND
+    first = document["rows"][0]["hours"]
+    assert first["kind"] == f"hours (CPU) and {KIND}", "trained on one, scored on the other"
     assert document["rows"][0]["protocol"] == ["no flip", "fp32 cpu"]
     assert document["rows"][1]["protocol"] == ["flip", "fp32 cuda"]
     assert "whole fit" in document["protocol"]
@@ -389,11 +391,14 @@ def test_hours_on_a_cpu_are_called_so(tmp_path):
     table = a_table([MIOU], a_row("a", {"mIoU": 70.0}))
     a_score(a_run(tmp_path, "a-0"))
     hours = collected(table, a_plan(table, tmp_path))["rows"][0]["hours"]
-    assert hours == {"training": 0.5, "evaluation": 0.1, "kind": "CPU hours", "card": "2 cores"}
+    assert hours == {"training": 0.5, "evaluation": 0.1, "kind": "hours (CPU)", "card": "2 cores"}
 
 
 def placed(*rows):
-    return [Placed(key, Fraction(p), Fraction(o), Fraction(v)) for key, p, o, v in rows]
+    return [
+        Placed(key, Fraction(p), Fraction(o), None if v is None else Fraction(v))
+        for key, p, o, v in rows
+    ]
 
 
 def test_the_order_of_rows():
@@ -410,8 +415,15 @@ def test_pairs_closer_than_the_spread_are_undecided():
     found = order(placed(("a", 1, 10, 4), ("b", 2, 11, 0), ("c", 3, 12, 0)), "mIoU")
     assert found["undecided"] == [["b", "a"]], "1 apart, spread 2; c and a are 2 apart"
     assert (found["same"], found["pairs"], found["tau"]) == (2, 3, 0.67)
-    equal = order(placed(("a", 1, 10, 0), ("b", 2, 10, 0)), "mIoU")
-    assert (equal["same"], equal["undecided"]) == (0, [["b", "a"]])
+
+
+def test_equal_numbers_are_a_tie_and_one_seed_has_no_spread():
+    equal = order(placed(("a", 1, 10, 4), ("b", 2, 10, 4)), "mIoU")
+    assert (equal["same"], equal["undecided"], equal["equal"]) == (0, [], [["b", "a"]])
+    assert (equal["one_seed"], equal["rows"], equal["of"]) == ([], 2, 2)
+    one = order(placed(("a", 1, 10, None), ("b", 2, 10 + Fraction(1, 100), None)), "mIoU", of=3)
+    assert (one["same"], one["undecided"]) == (1, [])
+    assert (one["one_seed"], one["rows"], one["of"]) == (["a", "b"], 2, 3)
 
 
 def test_rows_that_the_paper_does_not_tell_apart_are_no_pair():
@@ -422,64 +434,136 @@ def test_rows_that_the_paper_does_not_tell_apart_are_no_pair():
 # -- the document ----------------------------------------------------------------------------------
 
 
+@dataclass
+class Finished:
+    runs: Path
+    table: Table
+    plan: Plan
+
+    def made(self, **more):
+        return json.loads(text_of(collected(self.table, self.plan, seeds=(0, 1), **more)))
+
+    def wrong(self, document, runs=None, computed=nothing):
+        return rederive(document, runs or self.runs, self.table, computed)
+
+
 @pytest.fixture
 def finished(tmp_path):
-    table = a_table([MIOU], a_row("a", {"mIoU": 70.0}), a_row("b", {"mIoU": 60.0}))
+    """Two rows of two seeds each, one row that is not run, and one that is computed alone."""
+    rows = (
+        a_row("a", {"mIoU": 70.0, "params": 134.3}),
+        a_row("b", {"mIoU": Printed("60.10")}),
+        a_row("c", {"mIoU": 50.0}),
+    )
+    table = a_table([MIOU, Column("params", measure="params", digits=1)], *rows)
     for name, right in (("a-0", 5000), ("a-1", 5200), ("b-0", 4000), ("b-1", 4100)):
         a_score(a_run(tmp_path, name), matrix=two_classes(right, right))
-    plan = a_plan(table, tmp_path, seeds=(0, 1))
-    return tmp_path, lambda: collected(table, plan, seeds=(0, 1))
+    return Finished(tmp_path, table, a_plan(table, tmp_path, seeds=(0, 1)))
 
 
 def test_the_same_scores_give_the_same_bytes_of_strict_json(finished):
-    _, made = finished
-    assert text_of(made()) == text_of(made())
-    document = json.loads(text_of(made()))
-    assert document == made()
+    one, other = (text_of(collected(finished.table, finished.plan, seeds=(0, 1))) for _ in range(2))
+    assert one == other
+    document = finished.made()
     assert document["order"]["same"] == 1
+    assert (document["order"]["rows"], document["order"]["of"]) == (2, 3)
 
 
 def test_every_cell_is_derived_again_from_the_files_it_names(finished):
-    runs, made = finished
-    document = json.loads(text_of(made()))
-    assert rederive(document, runs) == []
-    assert rederive(document, runs / "elsewhere")[0].endswith("is not there")
+    document = finished.made()
+    assert finished.wrong(document) == []
+    assert finished.wrong(document, finished.runs / "elsewhere")[0].endswith("is not there")
 
 
 @pytest.mark.parametrize(
-    ("where", "value"),
-    [("ours", 99.0), ("spread", 0.0), ("difference", 1.0), ("n", 1)],
+    ("row", "where", "value"),
+    [
+        *(("b", "ours", 99.0), ("b", "spread", 0.0), ("b", "difference", 1.0), ("b", "n", 1)),
+        *(("b", "paper", 60.2), ("b", "printed", "60.1"), ("a", "paper", None)),
+        # A cell that was not run has no number.
+        *(("c", "ours", 71.0), ("c", "spread", 0.5), ("c", "difference", 21.0), ("c", "n", 2)),
+    ],
 )
-def test_a_changed_cell_is_noticed(finished, where, value):
-    runs, made = finished
-    document = copy.deepcopy(made())
-    cell_of(document, "b")[where] = value
-    (line,) = rederive(document, runs)
-    assert line.startswith(f"t.t1 b, mIoU: {where} is {value}, the scores give ")
+def test_a_changed_cell_is_noticed(finished, row, where, value):
+    document = finished.made()
+    cell_of(document, row)[where] = value
+    (line,) = finished.wrong(document)
+    assert line.startswith(f"t.t1 {row}, mIoU: {where} is {value}, not ")
+
+
+@pytest.mark.parametrize("state", ["scored", "computed"])
+def test_a_number_with_another_state_is_noticed(finished, state):
+    document = finished.made()
+    cell_of(document, "c")["state"] = state
+    assert finished.wrong(document) == [f"t.t1 c, mIoU: state is {state!r} of 0 numbers"]
+
+
+def test_what_stands_beside_the_cells_is_derived_again(finished):
+    for change, said in (
+        (lambda d: d["order"].update(same=0), "t.t1: order is {"),
+        (lambda d: d["rows"][0]["hours"].update(training=9.0), "t.t1 a: hours is {"),
+        (lambda d: d["trainings"][0].update(hours=9.0), "t.t1: training a-0: hours is 9.0, not 0."),
+        (lambda d: d["rows"].pop(), "t.t1: its rows are not those of t.t1"),
+        (lambda d: d["columns"][0].update(digits=0), "t.t1: its columns are not those"),
+    ):
+        document = finished.made()
+        change(document)
+        assert finished.wrong(document)[0].startswith(said)
+
+
+def test_computed_cells_are_computed_again(finished):
+    document = finished.made(computed=lambda *_: 134.347)
+    assert finished.wrong(document, computed=lambda *_: 134.347) == []
+    (line,) = finished.wrong(document, computed=lambda *_: 134.247)[:1]
+    assert line == "t.t1 a, params: ours is 134.3, not 134.2"
+
+
+def test_at_a_scale_that_is_not_compared_there_is_no_difference_and_no_order(finished):
+    scale = SCALE | {"compare": False}
+    document = json.loads(
+        text_of(
+            collect(
+                finished.table,
+                finished.plan,
+                scale,
+                (0, 1),
+                command="segkit table t.t1",
+                computed=lambda *_: 134.347,
+            )
+        )
+    )
+    assert document["order"] is None
+    found = document["rows"][0]["numbers"]
+    assert (found["mIoU"]["n"], found["mIoU"]["difference"]) == (2, None)
+    assert found["params"]["difference"] == 0.0, "of the network alone, at every scale"
+    assert finished.wrong(document, computed=lambda *_: 134.347) == []
 
 
 def test_a_changed_seed_or_score_is_noticed(finished):
-    runs, made = finished
-    document = made()
+    document = finished.made()
     cell_of(document, "a")["seeds"][0]["value"] += 0.01
-    assert rederive(document, runs)[0].startswith("t.t1 a, mIoU: seed 0 value is ")
-    a_score(runs / "a-0", matrix=two_classes(4000, 4000))
-    assert len(rederive(made(), runs)) == 0
-    assert any("ours" in line for line in rederive(document, runs))
-    a_score(runs / "a-0", flip=True)
-    assert "is signed camvid:val:101" in rederive(document, runs)[0]
+    assert finished.wrong(document)[0].startswith("t.t1 a, mIoU: seed 0 value is ")
+    a_score(finished.runs / "a-0", matrix=two_classes(4000, 4000))
+    assert finished.wrong(finished.made()) == []
+    assert any("ours" in line for line in finished.wrong(document))
+    a_score(finished.runs / "a-0", flip=True)
+    assert "is signed camvid:val:101" in finished.wrong(document)[0]
 
 
 def test_a_written_table_is_checked(finished):
-    runs, made = finished
+    runs = finished.runs
     path = runs / "table.json"
+
+    def check():
+        return check_table(path, runs, finished.table, nothing)
+
     with pytest.raises(DataError, match="is not there; the same command without --check"):
-        check_table(path, runs)
-    path.write_bytes(text_of(made()))
-    assert check_table(path, runs) == 2
+        check()
+    path.write_text(json.dumps(finished.made()))
+    assert check() == 2
     path.write_text(path.read_text().replace('"n": 2', '"n": 3'))
-    with pytest.raises(DataError, match=r"t\.t1 a, mIoU: n is 3, the scores give 2 \(and 1 more\)"):
-        check_table(path, runs)
+    with pytest.raises(DataError, match=r"t\.t1 a, mIoU: n is 3, not 2 \(and 1 more\)"):
+        check()
     path.write_text("[]")
     with pytest.raises(DataError, match="is no table"):
-        check_table(path, runs)
+        check()

@@ -41,7 +41,12 @@ def seed(number: int, value: float, **changed: Any) -> dict[str, Any]:
 
 def row(key: str, label: list[str], **numbers: dict[str, Any]) -> dict[str, Any]:
     done = all(found["ours"] is not None for found in numbers.values())
-    hours = {"training": 1.25, "evaluation": 0.1, "kind": "GPU hours", "card": "NVIDIA H200"}
+    hours = {
+        "training": 1.25,
+        "evaluation": 0.1,
+        "kind": "hours (NVIDIA H200)",
+        "card": "NVIDIA H200",
+    }
     return {
         "key": key,
         "label": label,
@@ -50,6 +55,7 @@ def row(key: str, label: list[str], **numbers: dict[str, Any]) -> dict[str, Any]
         "numbers": {name.replace("_", " "): found for name, found in numbers.items()},
         "images": [101] if done else [],
         "runs": ["v3-r50-os16-camvid-s0-0123abcd"] if done else [],
+        "scores": [],
         "hours": hours if done else None,
         "protocol": ["flip"] if key == "pool" else [],
     }
@@ -75,7 +81,12 @@ def document(**changed: Any) -> dict[str, Any]:
         "source": "arXiv 1706.05587, Table 5",
         "setting": "ResNet-101 up to block4, output stride 16, VOC 2012 val",
         "note": "",
-        "scale": {"name": "camvid", "note": "CamVid (367 training images) instead of VOC"},
+        "scale": {
+            "name": "camvid",
+            "note": "CamVid (367 training images) instead of VOC",
+            "compare": True,
+        },
+        "words": [],
         "seeds": [0, 1],
         "command": "segkit table v3.t5 scale=camvid seeds=[0,1]",
         "labels": ["multi-grid", "ASPP rates", "image pooling"],
@@ -90,12 +101,16 @@ def document(**changed: Any) -> dict[str, Any]:
                 "run": "v3-r50-os16-camvid-s0-0123abcd",
                 "rows": ["mg124", "pool"],
                 "hours": 1.25,
-                "kind": "GPU hours",
+                "kind": "hours (NVIDIA H200)",
                 "card": "NVIDIA H200",
             }
         ],
         "order": {
             "column": "mIoU",
+            "rows": 3,
+            "of": 3,
+            "one_seed": [],
+            "equal": [],
             "pairs": 3,
             "same": 2,
             "undecided": [["pool", "mg124"]],

@@ -85,7 +85,19 @@ def test_no_script_is_there_or_allowed():
 
 def test_the_same_document_gives_the_same_bytes():
     assert page(docs.document(), "0.1.0") == page(docs.document(), "0.1.0")
-    assert b"2026-11-21" in page(docs.document(date="2026-11-21"), "0.1.0")
+
+
+def test_what_is_not_to_be_compared_has_no_difference_order_or_drawing():
+    document = docs.document(order=None, words=["backbone=r50_beta"])
+    document["scale"]["compare"] = False
+    for row in document["rows"]:
+        for cell in row["numbers"].values():
+            cell["difference"] = None
+    text = page(document, "0.1.0").decode()
+    assert '51.02 ± 0.41</a></td><td class="n">–</td>' in text
+    assert "order of rows" not in text
+    assert "h-drawings" not in text
+    assert "every training with: backbone=r50_beta" in text
 
 
 def test_drawings_have_a_place_for_each_number():

@@ -49,7 +49,10 @@ def test_markdown_has_paper_ours_and_difference():
 def test_markdown_says_what_numbers_are_of():
     text = markdown(docs.document())
     assert "    segkit table v3.t5 scale=camvid seeds=[0,1]\n" in text
-    assert "- order of rows: 2 of 3 pairs as in the paper, 1 undecided" in text
+    assert (
+        "- order of rows: 2 of 3 pairs as in the paper, 1 closer than the spread (pool / mg124)"
+        in text
+    )
     assert "- scale camvid: CamVid (367 training images) instead of VOC" in text
     assert "- jft: blocked: JFT is not public" in text
     assert "- mg111: failed 4: error\\[CKPT-DAMAGED\\]: a\\|b.json: is torn" in text
@@ -123,9 +126,41 @@ def test_plain_text_fits_a_hundred_columns(hostile):
 def test_the_sentence_about_the_order():
     order = docs.document()["order"]
     assert order_sentence(order) == (
-        "order of rows: 2 of 3 pairs as in the paper, 1 undecided (closer than the spread: "
-        "pool / mg124); Kendall's tau 0.67; best row: same"
+        "order of rows: 2 of 3 pairs as in the paper, 1 closer than the spread (pool / mg124); "
+        "Kendall's tau 0.67; best row: same"
     )
     other = order | {"undecided": [], "best_of_ours": ["mg111"]}
     assert order_sentence(other).endswith("tau 0.67; best row: other (mg111, not pool)")
     assert order_sentence(None) == ""
+
+
+def test_the_sentence_about_the_order_says_no_more_than_is_known():
+    order = docs.document()["order"] | {"undecided": [], "equal": [["pool", "mg124"]]}
+    alone = order | {"one_seed": ["pool", "mg124", "mg111"], "of": 5}
+    assert order_sentence(alone) == (
+        "order of rows: 2 of 3 pairs as in the paper, of 3 of 5 rows, 1 equal (pool / mg124); "
+        "Kendall's tau 0.67; best of these rows: same; one seed: its noise is not known"
+    )
+    some = order_sentence(order | {"one_seed": ["pool"]})
+    assert some.endswith("; rows of one seed, whose noise is not known: pool")
+
+
+def test_what_is_not_to_be_compared_has_a_dash_for_a_difference():
+    document = docs.document(order=None)
+    document["scale"]["compare"] = False
+    for row in document["rows"]:
+        row["numbers"]["mIoU"]["difference"] = None
+    assert cells(markdown_grid(document).splitlines()[2])[3:6] == ["75.36", "51.02 ± 0.41", "–"]
+    assert "order of rows" not in markdown(document)
+    rows = list(csv.DictReader(io.StringIO(csv_text(document), newline="")))
+    assert [row["difference"] for row in rows[:2]] == ["–", "–"]
+    (line,) = [line for line in terminal(document).splitlines() if "75.36" in line]
+    assert line.split()[-5:] == ["+-", "0.41", "–", "–", "–"]
+
+
+def test_words_that_change_every_training_are_said():
+    document = docs.document(words=["backbone=r50_beta", "scale.lr=2.0"])
+    assert "every training with: backbone=r50\\_beta scale.lr=2.0" in markdown(document)
+    assert "every training with: backbone=r50_beta scale.lr=2.0" in terminal(document)
+    first = next(csv.DictReader(io.StringIO(csv_text(document), newline="")))
+    assert first["words"] == "backbone=r50_beta scale.lr=2.0"

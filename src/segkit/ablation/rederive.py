@@ -1,25 +1,32 @@
-"""Every cell of a ``table.json`` once more, from the score files that it names."""
+"""Every cell of a ``table.json`` once more: from the table's file and the scores that it names."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from segkit.ablation import scored
-from segkit.ablation.cells import numbers_of
+from segkit.ablation.book import Column, Row, Table
+from segkit.ablation.cells import numbers_of, printed
+from segkit.ablation.order import ordered
+from segkit.ablation.spent import hours_of, spent
+from segkit.engine.record import read_status
 from segkit.errors import DataError
 from segkit.report.decimals import rounded
 
+Json = Mapping[str, Any]
+Computed = Callable[[Row, Column], float | None]
 
-def check_table(path: Path, runs: Path) -> int:
+
+def check_table(path: Path, runs: Path, table: Table, computed: Computed) -> int:
     """How many cells of the ``table.json`` at ``path`` were derived again.
 
     Raises DataError DATA-TABLE for the first that comes out otherwise, or a file that is none.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        wrong = rederive(document, runs)
+        wrong = rederive(document, runs, table, computed)
     except FileNotFoundError as error:
         fix = "the same command without --check writes it"
         raise DataError("TABLE", path, "is not there", fix) from error
@@ -31,45 +38,92 @@ def check_table(path: Path, runs: Path) -> int:
     return sum(bool(c["n"]) for row in document["rows"] for c in row["numbers"].values())
 
 
-def rederive(document: Mapping[str, Any], runs: Path) -> list[str]:
-    """What a document says otherwise than the scores below ``runs``; nothing where all is well.
+def rederive(document: Json, runs: Path, table: Table, computed: Computed) -> list[str]:
+    """What a document says otherwise than ``table``, what ``computed`` gives and the scores below
+    ``runs``; nothing where all is well.
 
-    Computed cells need no run and are not looked at.
+    How a job stood whose score is missing is not looked at, only that its cell has no number.
     """
-    columns = {column["name"]: column for column in document["columns"]}
-    return [
-        f"{document['table']} {row['key']}, {name}: {what}"
-        for row in document["rows"]
-        for name, cell in row["numbers"].items()
-        if cell["n"]
-        for what in _differences(cell, columns[name], runs)
-    ]
+    told = {row["key"]: row for row in document["rows"]}
+    keys, known = list(told), [row.key for row in table.rows]
+    if (document["table"], keys) != (table.id, known):
+        return [f"{document['table']}: its rows are not those of {table.id}"]
+    columns = [(c["name"], c["measure"], c["digits"]) for c in document["columns"]]
+    if columns != [(c.name, c.measure, c.digits) for c in table.columns]:
+        return [f"{document['table']}: its columns are not those of the table"]
+    again = _Again(document, runs, computed)
+    found = [line for row in table.rows for line in again.row(row, told[row.key], table.columns)]
+    return found + list(again.rest(table))
 
 
-def _differences(cell: Mapping[str, Any], column: Mapping[str, Any], runs: Path) -> Iterator[str]:
-    values = []
-    for seed in cell["seeds"]:
-        if seed["state"] != "scored":
-            continue
+class _Again:
+    """A document's numbers once more."""
+
+    def __init__(self, document: Json, runs: Path, computed: Computed) -> None:
+        self.document, self.runs, self.computed = document, runs, computed
+        self.compare = document["scale"]["compare"]
+        self.values: dict[tuple[str, str], list[Fraction]] = {}
+
+    def row(self, row: Row, told: Json, columns: Sequence[Column]) -> Iterator[str]:
+        for column in columns:
+            for what in self.cell(row, column, told["numbers"][column.name]):
+                yield f"{self.document['table']} {row.key}, {column.name}: {what}"
+        runs = [self.runs / name for name in told["runs"]]
+        scores = [self.runs / name for name in told["scores"]]
+        if told["hours"] is not None:
+            for what in _unequal("", told, {"hours": hours_of(runs, scores)}):
+                yield f"{self.document['table']} {row.key}: {what}"
+
+    def cell(self, row: Row, column: Column, told: Json) -> Iterator[str]:
+        paper = row.paper.get(column.name)
+        text = getattr(paper, "text", paper if paper is None else repr(paper))
+        yield from _unequal("", told, {"paper": paper, "printed": text})
+        if column.computed:
+            found = self.computed(row, column) if told["state"] == "computed" else None
+            made = [] if found is None else [printed(found)]
+            yield from _unequal("", told, {"n": 0} | numbers_of(made, paper, column.digits))
+            return
+        values: list[Fraction] = []
+        for seed in told["seeds"]:
+            if seed["state"] == "scored":
+                yield from self.seed(seed, column, values)
+        self.values[row.key, column.name] = values
+        compared = paper if self.compare else None
+        found = {"n": len(values)} | numbers_of(values, compared, column.digits)
+        yield from _unequal("", told, found)
+        whole = len(values) == len(self.document["seeds"])
+        if (told["state"] == "scored") != whole or told["state"] == "computed":
+            yield f"state is {told['state']!r} of {len(values)} numbers"
+
+    def seed(self, seed: Json, column: Column, values: list[Fraction]) -> Iterator[str]:
         try:
-            value = _value(seed, column["measure"], runs)
+            value = _value(seed, column.measure, self.runs)
         except (OSError, ValueError, KeyError, TypeError) as error:
             yield f"seed {seed['seed']}: {error}"
-            continue
+            return
         values.append(value)
-        found = {"value": float(rounded(value, column["digits"])), "exact": float(value)}
+        found = {"value": float(rounded(value, column.digits)), "exact": float(value)}
         yield from _unequal(f"seed {seed['seed']} ", seed, found)
-    yield from _unequal("", cell, {"n": len(values)})
-    yield from _unequal("", cell, numbers_of(values, cell["paper"], column["digits"]))
+
+    def rest(self, table: Table) -> Iterator[str]:
+        """The order of rows, and the hours of the trainings that are finished."""
+        again = ordered(table, self.values) if self.compare else None
+        for what in _unequal("", self.document, {"order": again}):
+            yield f"{table.id}: {what}"
+        for told in self.document["trainings"]:
+            run = self.runs / told["run"]
+            if read_status(run).get("state") == "finished":
+                for what in _unequal("", told, spent(run)):
+                    yield f"{table.id}: training {told['run']}: {what}"
 
 
-def _value(seed: Mapping[str, Any], measure: str, runs: Path) -> Fraction:
+def _value(seed: Json, measure: str, runs: Path) -> Fraction:
     """The number of one seed; of a gain, less that of its base."""
     value = _read(seed, measure, runs)
     return value - _read(seed["base"], measure, runs) if "base" in seed else value
 
 
-def _read(named: Mapping[str, Any], measure: str, runs: Path) -> Fraction:
+def _read(named: Json, measure: str, runs: Path) -> Fraction:
     path = runs / named["score"]
     score = scored.read_score(path)
     if score is None:
@@ -82,7 +136,7 @@ def _read(named: Mapping[str, Any], measure: str, runs: Path) -> Fraction:
     return value
 
 
-def _unequal(before: str, told: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+def _unequal(before: str, told: Json, found: Json) -> Iterator[str]:
     for name, value in found.items():
         if told[name] != value:
-            yield f"{before}{name} is {told[name]}, the scores give {value}"
+            yield f"{before}{name} is {told[name]}, not {value}"

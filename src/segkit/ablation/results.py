@@ -16,11 +16,9 @@ from segkit.ablation import scored
 from segkit.ablation.book import Column, Row, Table
 from segkit.ablation.cells import Taken, entry_of, joined, numbers_of, printed, words_of
 from segkit.ablation.jobs import Job, Place, Plan
-from segkit.ablation.order import Standing as Placed
-from segkit.ablation.order import order
+from segkit.ablation.order import ordered
 from segkit.ablation.spent import hours_of, spent
-from segkit.ablation.state import Standing, standing
-from segkit.report.decimals import mean, variance
+from segkit.ablation.state import Standing, other_start, standing
 from segkit.report.signature import Signature
 
 FORMAT = 1
@@ -35,7 +33,7 @@ def collect(
     command: str,
     computed: Callable[[Row, Column], float | None],
     stands: Callable[[Job], Standing] = standing,
-    date: str | None = None,
+    words: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The document of ``table``: plain JSON, null for no number.
 
@@ -44,23 +42,26 @@ def collect(
     and ``seeds``, each with run, score (below the folder of the runs), signature and value.
 
     ``scale`` is the node of the config. ``computed`` gives the numbers that need no training.
-    ``stands`` says how a job stands whose score is missing. ``date`` is left out unless given.
+    ``stands`` says how a job stands whose score is missing. ``words`` are those by which all
+    trainings differ from the scale's (``written.changes``).
     """
-    reading = _Reading(table, plan, tuple(seeds), computed, stands)
+    compare = bool(scale.get("compare", True))
+    reading = _Reading(table, plan, tuple(seeds), computed, stands, compare)
     rows = [reading.row(row) for row in table.rows]
     common = _common(rows)
     for row in rows:
         asked = [parts for cell in row["numbers"].values() for parts in cell.pop("asked")]
         said = (part for parts in asked for part in parts if part not in common)
         row["protocol"] = list(dict.fromkeys(said))
-    document = {
+    return {
         "format": FORMAT,
         "table": table.id,
         "title": table.title,
         "source": table.source,
         "setting": table.setting,
         "note": table.note,
-        "scale": {"name": scale["name"], "note": scale["note"]},
+        "scale": {"name": scale["name"], "note": scale["note"], "compare": compare},
+        "words": list(words),
         "seeds": list(seeds),
         "command": command,
         "labels": list(table.labels),
@@ -73,7 +74,6 @@ def collect(
         "trainings": reading.trainings(),
         "order": reading.order(),
     }
-    return document | ({"date": date} if date is not None else {})
 
 
 def text_of(document: Mapping[str, Any]) -> bytes:
@@ -91,9 +91,10 @@ class _Reading:
         seeds: tuple[int, ...],
         computed: Callable[[Row, Column], float | None],
         stands: Callable[[Job], Standing],
+        compare: bool,
     ) -> None:
         self.table, self.plan, self.seeds = table, plan, seeds
-        self.computed, self.stands = computed, stands
+        self.computed, self.stands, self.compare = computed, stands, compare
         self.jobs = {job.run: job for job in plan.jobs}
         self.values: dict[tuple[str, str], list[Fraction]] = {}
         self.said: dict[Path, str] = {}
@@ -112,6 +113,7 @@ class _Reading:
             "numbers": numbers,
             "images": sorted({count for count in images if count is not None}),
             "runs": [run.name for run in runs],
+            "scores": list(dict.fromkeys(map(_below, self.places_of(row)))),
             "hours": hours_of(runs, self.scores_of(row)),
         }
 
@@ -135,18 +137,8 @@ class _Reading:
         return [{"run": run.name, "rows": keys, **spent(run)} for run, keys in rows.items()]
 
     def order(self) -> dict[str, Any] | None:
-        """Over the first column whose numbers come from scores."""
-        for column in self.table.columns:
-            if not column.computed and column.kind != "train_rate":
-                return order([*self.ranked(column)], column.name)
-        return None
-
-    def ranked(self, column: Column) -> Iterator[Placed]:
-        for row in self.table.rows:
-            values = self.values.get((row.key, column.name))
-            if values and column.name in row.paper:
-                spread = variance(values) if len(values) > 1 else Fraction(0)
-                yield Placed(row.key, printed(row.paper[column.name]), mean(values), spread)
+        """None where the scale's numbers are not to be compared."""
+        return ordered(self.table, self.values) if self.compare else None
 
     # -- cells ---------------------------------------------------------------------------------
 
@@ -156,10 +148,11 @@ class _Reading:
         values = [one.value for one in taken if one.value is not None]
         self.values[row.key, column.name] = values
         paper = row.paper.get(column.name)
+        compared = self.compare or column.computed
         return {
             "paper": paper,
             "printed": getattr(paper, "text", paper if paper is None else repr(paper)),
-            **numbers_of(values, paper, column.digits),
+            **numbers_of(values, paper if compared else None, column.digits),
             "n": len(values) if not column.computed else 0,
             "state": joined(taken, self.seeds),
             "seeds": [dict(one.entry) for one in taken if one.entry is not None],
@@ -201,10 +194,10 @@ class _Reading:
 
     def read(self, place: Place, column: Column, seed: int) -> Taken:
         """The number that one run and one score give."""
-        runs, path = place.run.parent, place.evaluation.score
+        path = place.evaluation.score
         named: dict[str, Any] = {
             "run": place.run.name,
-            "score": os.path.relpath(path, runs),
+            "score": _below(place),
             "signature": None,
             "images": None,
         }
@@ -214,7 +207,7 @@ class _Reading:
                 state = self.missing(place)
                 return Taken(state, entry={"seed": seed, **named, "state": state})
             signature = scored.signature_of(score)
-            why = scored.stale(signature, place.run, place.evaluation.words)
+            why = scored.stale(signature, place.run, place.evaluation.words) or self.begun(place)
             value = None if why else scored.number(column.measure, score, place.run)
         except ValueError as error:
             state = f"stale: {path.name} {error}"
@@ -226,11 +219,22 @@ class _Reading:
         entry = entry_of(seed, named, value, column.digits)
         return Taken("scored", value, _asked(signature, column, score), entry)
 
+    def begun(self, place: Place) -> str | None:
+        """What is wrong if the run began with other weights than are asked for."""
+        job = self.jobs.get(place.run)
+        fault = other_start(job) if job else None
+        return fault.what if fault else None
+
     def missing(self, place: Place) -> str:
         if place.run not in self.said:
             job = self.jobs.get(place.run)
             self.said[place.run] = words_of(self.stands(job)) if job else "not run"
         return self.said[place.run]
+
+
+def _below(place: Place) -> str:
+    """The score file, below the folder of the runs."""
+    return os.path.relpath(place.evaluation.score, place.run.parent)
 
 
 def _asked(signature: Signature, column: Column, score: Mapping[str, Any]) -> tuple[str, ...]:

@@ -129,7 +129,7 @@ def _has(signature: Signature, key: str, typed: Mapping[str, Any]) -> Any:
         "os": signature.eval_os,
         "flip": signature.flip,
         "crf": signature.crf is not None,
-        "ms": bool(typed.get("ms")) if signature.scales != (1.0,) else False,
+        "ms": signature.scales != (1.0,),
         "precision": signature.precision,
         "dataset": signature.dataset.partition("(")[0],
         "eval.pad": signature.pad,
@@ -139,8 +139,6 @@ def _has(signature: Signature, key: str, typed: Mapping[str, Any]) -> Any:
         "ckpt_kind": signature.checkpoint,
         "eval.weights": signature.scored or _UNKNOWN,
     }
-    if key == "ms" and signature.scales != (1.0,):
-        return True
     if node == "densecrf":
         return crf.get(name, _UNKNOWN) if crf and name not in ("backend", "preset") else _UNKNOWN
     if node == "eval" and name.startswith("window."):

@@ -15,7 +15,8 @@ from segkit.report.decimals import rounded
 def spent(run: Path) -> dict[str, Any]:
     """``hours`` of a training's updates so far (None: none), and the machine it ran on.
 
-    Hours are those of every GPU together (``kind`` "GPU hours"); on a CPU, those of the clock.
+    On a GPU hours are those of all its GPUs together (``kind`` "hours (NVIDIA H200)"); on a CPU
+    those of the clock ("hours (CPU)").
     """
     seconds = sum((Fraction(row["seconds"]) for row in scored.timing(run)), Fraction(0))
     machine = _machine(run)
@@ -24,25 +25,38 @@ def spent(run: Path) -> dict[str, Any]:
 
 
 def hours_of(runs: Sequence[Path], scores: Sequence[Path]) -> dict[str, Any] | None:
-    """Hours of a row's trainings and evaluations over all seeds; None before all are there."""
+    """Hours of a row's trainings and evaluations over all seeds; None before all are there.
+
+    ``kind`` names what both ran on. Of a search of the CRF's parameters no time is recorded: it is
+    in neither.
+    """
     trainings = [spent(run) for run in runs]
     finished = [read_status(run).get("state") == "finished" for run in runs]
-    seconds = [_seconds(path) for path in scores]
-    if not trainings or not all(finished) or None in seconds:
+    evaluations = [_evaluated(path) for path in scores]
+    if not trainings or not all(finished) or None in evaluations:
         return None
     if any(training["hours"] is None for training in trainings):
         return None
-    evaluated = sum((s for s in seconds if s is not None), Fraction(0)) / 3600
+    known = [found for found in evaluations if found is not None]
+    evaluated = sum((seconds for seconds, _ in known), Fraction(0)) / 3600
+    kinds = {training["kind"] for training in trainings}
+    on_gpu = kinds - {_CPU}
+    for _, device in known:
+        # A score says that it was a GPU, and not which: it is taken for that of the training.
+        kinds |= {_CPU} if device == "cpu" else on_gpu or {"hours (GPU)"}
     return {
         "training": float(rounded(sum((_exact(t["hours"]) for t in trainings), Fraction(0)), 4)),
         "evaluation": float(rounded(evaluated, 4)),
-        "kind": " and ".join(sorted({training["kind"] for training in trainings})),
+        "kind": " and ".join(sorted(kinds)),
         "card": ", ".join(sorted({training["card"] for training in trainings})),
     }
 
 
 def _exact(number: float) -> Fraction:
     return Fraction(Decimal(repr(number)))
+
+
+_CPU = "hours (CPU)"
 
 
 def _machine(run: Path) -> dict[str, Any]:
@@ -53,12 +67,15 @@ def _machine(run: Path) -> dict[str, Any]:
         card = known["card"] if cuda else f"{known['cores']} cores"
     except (OSError, ValueError, KeyError, TypeError):
         return {"kind": "hours", "card": "unknown", "ranks": 1}
-    return {"kind": "GPU hours" if cuda else "CPU hours", "card": str(card), "ranks": ranks}
+    return {"kind": f"hours ({card})" if cuda else _CPU, "card": str(card), "ranks": ranks}
 
 
-def _seconds(path: Path) -> Fraction | None:
+def _evaluated(path: Path) -> tuple[Fraction, str] | None:
+    """Seconds, and the device that the signature names."""
     try:
         score = scored.read_score(path)
-        return None if score is None else Fraction(score["seconds"]["total"])
+        if score is None:
+            return None
+        return Fraction(score["seconds"]["total"]), str(score["signature"]["device"])
     except (ValueError, KeyError, TypeError):
         return None

@@ -32,13 +32,13 @@ def contents(document: Json) -> dict[str, Any]:
         {"name": one_line(column["name"]), "both": texts.has_paper(document, column)}
         for column in document["columns"]
     ]
-    drawn = (_drawing(document, column) for column in document["columns"])
+    compared = document["columns"] if document["scale"]["compare"] else ()
+    drawn = (_drawing(document, column) for column in compared)
     found = {
         "title": one_line(f"{document['table']}: {document['title']}"),
         "source": one_line(document["source"]),
         "setting": one_line(document["setting"]),
         "command": one_line(document["command"]),
-        "date": one_line(document.get("date", "")),
         "headline": _headline(document),
         "labels": [one_line(name) for name in document["labels"]],
         "columns": columns,
@@ -107,7 +107,7 @@ def _cell(cell: Json, column: Json, anchor: str) -> dict[str, Any]:
     return {
         "paper": texts.paper_text(cell),
         "ours": texts.short(cell["state"]) if missing else texts.ours_text(cell, column["digits"]),
-        "difference": shown(cell["difference"], column["digits"], signed=True),
+        "difference": texts.difference_text(cell, column["digits"]),
         "missing": missing and bool(cell["state"]),
         "anchor": anchor if _has_evidence(cell) else "",
         "tip": _tip(cell),
@@ -122,9 +122,14 @@ def _tip(cell: Json) -> str:
 
 def _neighbours(order: Json | None) -> list[tuple[str, str]]:
     """Of rows that are neighbours in the paper: is the better one better here."""
-    words = {True: "holds", False: "does not hold", None: "undecided"}
-    found = order["neighbours"] if order else []
-    return [(one_line(f"{n['better']} over {n['worse']}"), words[n["holds"]]) for n in found]
+    if order is None:
+        return []
+    words = {True: "holds", False: "does not hold", None: "closer than the spread"}
+    pairs = [(n["better"], n["worse"], words[n["holds"]]) for n in order["neighbours"]]
+    return [
+        (one_line(f"{a} over {b}"), "equal" if [a, b] in order["equal"] else how)
+        for a, b, how in pairs
+    ]
 
 
 def _has_evidence(cell: Json) -> bool:

@@ -36,6 +36,13 @@ def ours_text(cell: Json, digits: int, between: str = " ± ") -> str:
     return text + (" (some seeds)" if partial(cell) else "")
 
 
+def difference_text(cell: Json, digits: int, *, signed: bool = True) -> str:
+    """Ours less the paper's; a dash where both are there and are not to be compared."""
+    if cell["difference"] is None:
+        return "" if cell["ours"] is None or cell["paper"] is None else "–"
+    return shown(cell["difference"], digits, signed=signed)
+
+
 def partial(cell: Json) -> bool:
     """Whether some seeds are missing in a cell that has a number."""
     return bool(cell["n"]) and cell["state"] != "scored"
@@ -90,10 +97,26 @@ def order_sentence(order: Json | None) -> str:
     own, theirs = order["best_of_ours"], order["best_of_paper"]
     best = "same" if set(own) & set(theirs) else f"other ({', '.join(own)}, not {theirs[0]})"
     text = f"order of rows: {order['same']} of {order['pairs']} pairs as in the paper"
-    if order["undecided"]:
-        pairs = ", ".join(f"{a} / {b}" for a, b in order["undecided"])
-        text += f", {len(order['undecided'])} undecided (closer than the spread: {pairs})"
-    return one_line(f"{text}; Kendall's tau {order['tau']:.2f}; best row: {best}")
+    whole = order["rows"] == order["of"]
+    if not whole:
+        text += f", of {order['rows']} of {order['of']} rows"
+    for pairs, how in ((order["equal"], "equal"), (order["undecided"], "closer than the spread")):
+        if pairs:
+            text += f", {len(pairs)} {how} ({', '.join(f'{a} / {b}' for a, b in pairs)})"
+    text += (
+        f"; Kendall's tau {order['tau']:.2f}; best {'row' if whole else 'of these rows'}: {best}"
+    )
+    return one_line(text + _unknown_noise(order))
+
+
+def _unknown_noise(order: Json) -> str:
+    """What one seed does not tell."""
+    alone = order["one_seed"]
+    if not alone:
+        return ""
+    if len(alone) == order["rows"]:
+        return "; one seed: its noise is not known"
+    return f"; rows of one seed, whose noise is not known: {', '.join(alone)}"
 
 
 def notes(document: Json) -> list[str]:
@@ -105,6 +128,7 @@ def notes(document: Json) -> list[str]:
         if document["scale"]["note"]
         else "",
         f"± is the sample standard deviation over {count} seeds" if count > 1 else "",
+        f"every training with: {' '.join(document['words'])}" if document["words"] else "",
         order_sentence(document["order"]),
         f"all scored with: {' | '.join(document['protocol'])}" if document["protocol"] else "",
         *(f"one training, several rows: {', '.join(keys)}" for keys in shared(document)),
@@ -163,8 +187,6 @@ def markdown(document: Json) -> str:
     said = [markdown_text(note) for note in notes(document)]
     said += [f"{markdown_text(rows)}: {markdown_text(why)}" for rows, why in reasons(document)]
     said += [f"{markdown_text(row)}: {markdown_text(what)}" for row, what in differing(document)]
-    if "date" in document:
-        said.append(markdown_text(document["date"]))
     parts.append("\n".join(f"- {line}" for line in said))
     signed = [
         f"    {cells}, seed {seed['seed']}: {one_line(seed['score'])}\n"
@@ -201,14 +223,14 @@ def _markdown_cells(row: Json, column: Json, both: bool) -> list[str]:
     cell = row["numbers"][column["name"]]
     ours = markdown_text(ours_text(cell, column["digits"]))
     marked = f"*{ours}*" if cell["ours"] is None and cell["state"] else ours
-    apart = shown(cell["difference"], column["digits"], signed=True)
+    apart = difference_text(cell, column["digits"])
     return [paper_text(cell), marked, apart] if both else [marked]
 
 
 # -- CSV -------------------------------------------------------------------------------------------
 
 CSV_COLUMNS = (
-    *("table", "scale", "row", "label", "column", "seed", "state", "paper", "value"),
+    *("table", "scale", "words", "row", "label", "column", "seed", "state", "paper", "value"),
     *("mean", "spread", "difference", "images", "run", "score", "signature"),
     *("training_hours", "evaluation_hours", "hours_kind", "card"),
 )
@@ -236,13 +258,14 @@ def _csv_lines(document: Json, row: Json, column: Json) -> Iterator[dict[str, An
     shared = {
         "table": document["table"],
         "scale": document["scale"]["name"],
+        "words": " ".join(document["words"]),
         "row": row["key"],
         "label": "; ".join(f"{name}: {text}" for name, text in labels if text),
         "column": column["name"],
         "paper": cell["paper"],
         "mean": shown(cell["ours"], column["digits"]),
         "spread": shown(cell["spread"], column["digits"]),
-        "difference": _Number(shown(cell["difference"], column["digits"])),
+        "difference": _Number(difference_text(cell, column["digits"], signed=False)),
         "training_hours": hours.get("training"),
         "evaluation_hours": hours.get("evaluation"),
         "hours_kind": hours.get("kind"),
@@ -282,6 +305,8 @@ def terminal(document: Json) -> str:
     lines.append("")
     for note in notes(document):
         lines += _wrapped(note, "", "  ")
+    if (kind := hours_kind(document)) != "hours":
+        lines += _wrapped(f"last column: {kind}", "", "  ")
     for who, what in [*reasons(document), *differing(document)]:
         lines += _wrapped(f"{who}: {what}", "", "  ")
     return "\n".join(lines)
@@ -289,7 +314,7 @@ def terminal(document: Json) -> str:
 
 def _block(document: Json, column: Json) -> Iterator[str]:
     both = has_paper(document, column)
-    names = ("paper" * both, "ours", "difference" * both, "images", hours_kind(document))
+    names = ("paper" * both, "ours", "difference" * both, "images", "hours")
     head = _wrapped_to(one_line(column["name"]), LABEL)
     yield f"{head[0]:<{LABEL}}  {_numbers_line(names)}"
     yield from head[1:]
@@ -299,7 +324,7 @@ def _block(document: Json, column: Json) -> Iterator[str]:
         texts = (
             paper_text(cell) * both,
             ours_text(cell, column["digits"], " +- "),
-            shown(cell["difference"], column["digits"], signed=True),
+            difference_text(cell, column["digits"]),
             images_text(row),
             hours_text(row["hours"]),
         )
