@@ -5,8 +5,8 @@
     python tools/reproduction.py --stamp    exit 1 if what it is made of has changed since (at once)
     python tools/reproduction.py --keep RUNS/tables/v3.t5-camvid     keep a finished table
 
-Kept tables are docs/results/tables/ID-SCALE.json, as ``segkit table`` wrote them. The lines between
-two comments of a name are replaced: ``computed`` (numbers that need no training), ``tables`` (each
+Kept tables are docs/results/tables/ID-SCALE.json, named as the folders that ``segkit table`` wrote
+them to. The lines between two comments of a name are replaced: ``computed`` (numbers that need no training), ``tables`` (each
 with its command, cost, numbers and signatures), ``blocked`` (rows that cannot be run). All else on
 the page is written by hand, deviations from the papers among it.
 """
@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from segkit.ablation import book, computed
-from segkit.ablation.book import Row, Table
+from segkit.ablation.book import Column, Row, Table
+from segkit.ablation.cells import printed
 from segkit.ablation.jobs import Plan
 from segkit.ablation.plan import COCO, composed
 from segkit.ablation.results import collect
+from segkit.ablation.written import folder_name
 from segkit.errors import DataError, SegkitError
 from segkit.identity import digest
 from segkit.report.ablation_text import (
@@ -36,7 +38,7 @@ from segkit.report.ablation_text import (
     reasons,
     signatures,
 )
-from segkit.report.decimals import shown
+from segkit.report.decimals import rounded, shown
 from segkit.report.tables import markdown_table, markdown_text
 from segkit.whole_files import write_whole
 
@@ -89,7 +91,7 @@ def rebuilt(root: Path, text: str) -> str:
     fresh = {table.id: unrun(table) for table in tables}
     kept = read_kept(root / KEPT)
     page = root / PAGE
-    text = replace_block(page, text, "computed", computed_block(fresh))
+    text = replace_block(page, text, "computed", computed_block(tables, fresh))
     sections = [section(table, fresh[table.id], kept.get(table.id, [])) for table in tables]
     sections.append(f"<!-- made of {stamp(root)} -->")
     text = replace_block(page, text, "tables", "\n\n".join(sections))
@@ -163,33 +165,42 @@ def keep(folder: Path, home: Path) -> None:
     path = folder / "table.json"
     document = read_table(path)
     home.mkdir(parents=True, exist_ok=True)
-    name = f"{document['table']}-{document['scale']['name']}.json"
-    write_whole(home / name, path.read_bytes())
-    print(f"kept {home / name}")
+    name = folder_name(document["table"], document["scale"]["name"], document["words"])
+    write_whole(home / f"{name}.json", path.read_bytes())
+    print(f"kept {home / name}.json")
 
 
 # -- blocks ----------------------------------------------------------------------------------------
 
 
-def computed_block(fresh: Mapping[str, Json]) -> str:
+def computed_block(tables: list[Table], fresh: Mapping[str, Json]) -> str:
     """Every number that needs no training beside the paper's."""
     rows = [
         [
-            document["table"],
-            markdown_text(row["key"]),
-            markdown_text(column["name"]),
+            table.id,
+            markdown_text(row.key),
+            markdown_text(column.name),
             paper_text(cell),
-            shown(cell["ours"], column["digits"]),
-            shown(cell["difference"], column["digits"], signed=True),
-            f"{100 * cell['difference'] / cell['paper']:+.2f} %",
+            shown(cell["ours"], column.digits),
+            shown(cell["difference"], column.digits, signed=True),
+            apart_text(row, column, table),
         ]
-        for document in fresh.values()
-        for column in document["columns"]
-        for row in document["rows"]
-        if (cell := row["numbers"][column["name"]])["state"] == "computed" and cell["paper"]
+        for table in tables
+        for column in table.columns
+        for row, told in zip(table.rows, fresh[table.id]["rows"], strict=True)
+        if (cell := told["numbers"][column.name])["state"] == "computed" and cell["paper"]
     ]
     header = ["table", "row", "", "paper", "ours", "difference", ""]
     return markdown_table(header, rows, "lllrrrr")
+
+
+def apart_text(row: Row, column: Column, table: Table) -> str:
+    """How far ours is from the paper's, in percent of the paper's: of the number before it is
+    rounded."""
+    ours, paper = computed.number(row, column, table), printed(row.paper[column.name])
+    if ours is None:
+        return ""
+    return f"{shown(float(rounded(100 * (printed(ours) - paper) / paper, 2)), 2, signed=True)} %"
 
 
 def section(table: Table, fresh: Json, kept: list[Json]) -> str:

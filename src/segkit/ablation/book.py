@@ -83,7 +83,7 @@ class Row:
 
     ``train`` and ``evaluate`` are whole: the table's words with the row's own over them. ``paper``
     holds the printed numbers by column. ``blocked`` says why it cannot be run; ``needs`` names the
-    weights it starts from that nobody publishes (``coco``), for which ``train`` has
+    weights it starts from that ``pretrained=imagenet`` does not find (``coco``): ``train`` has
     ``pretrained={coco}``. ``begins`` is the row whose trained network it starts from (v1's MSc,
     section 4.3). ``tune`` as a column's, for all columns of this row.
     """

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from segkit.models.arithmetic import Reach, multiply_adds, space_to_batch
@@ -20,6 +19,7 @@ from segkit.models.backbones.resnet import ResidualUnit
 from segkit.models.backbones.xception import SeparableConv
 from segkit.models.segmenter import Segmenter
 from segkit.models.separable import SeparableConvNormReLU
+from segkit.models.watching import Watching, tensors_in
 
 # What is one line of the table; every other convolution or pool has a line of its own.
 UNITS = (ResidualUnit, InvertedResidual, SeparableConv, SeparableConvNormReLU)
@@ -98,7 +98,7 @@ class Step:
 
 
 @dataclass
-class Watch(TorchDispatchMode):
+class Watch(Watching):
     """Follows the reach of every map from ``image`` on, and writes down each step.
 
     A map's reach is None where it holds nothing but means over whole maps.
@@ -126,16 +126,10 @@ class Watch(TorchDispatchMode):
         super().__exit__(*error)
         self._naming.__exit__(*error)
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        maps = [part for part in _tensors(args) if part in self.reaches]
-        out = next(_tensors([result]), None)
+    def ran(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        maps = [part for part in tensors_in(args) if part in self.reaches]
+        out = next(tensors_in([result]), None)
         if maps and out is not None:
             self.reaches[out] = self._follow(func, args, maps, out)
         return result
@@ -246,14 +240,6 @@ def _names_of(net: nn.Module, stack: list[str]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
 
 
 def _unit_rows(steps: Sequence[Step]) -> Iterator[UnitRow]:

@@ -4,17 +4,17 @@ Beside ``anatomy``, which also follows where every map looks: this one only coun
 the pass takes without a tensor, so that a table's networks at all their scales take seconds.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from segkit.models.arithmetic import multiply_adds, space_to_batch
 from segkit.models.segmenter import Segmenter
+from segkit.models.watching import Watching, tensors_in
 
 aten = torch.ops.aten
 
@@ -36,30 +36,24 @@ class Cost:
     kept: int = 0
 
 
-class Tally(TorchDispatchMode):
+class Tally(Watching):
     """Counts while it is entered."""
 
     def __init__(self) -> None:
         super().__init__()
         self.macs = self.macs_space_to_batch = self.moved = self.largest = 0
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = self._ran(func, args, kwargs or {})
+    def ran(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        result = self._result(func, args, kwargs)
         if not func.is_view:
-            made = [part.nbytes for part in _tensors([result])]
-            self.moved += sum(made) + sum(part.nbytes for part in _tensors(args))
+            made = [part.nbytes for part in tensors_in([result])]
+            self.moved += sum(made) + sum(part.nbytes for part in tensors_in(args))
             self.largest = max(self.largest, *made, 0)
         if func is aten.convolution.default:
             self._convolution(args, result)
         return result
 
-    def _ran(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def _result(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if func is aten.native_batch_norm.default and args[0].is_meta:
             # Shapes alone, as on the meta device; torch's own way to them takes most of a pass.
             channels = args[0].new_empty(args[0].shape[1])
@@ -106,11 +100,3 @@ def inference_cost(net: Segmenter, size: tuple[int, int]) -> Cost:
     image = torch.empty(1, 3, *size, device="meta")
     with torch.no_grad():
         return counted(lambda: net.scores(image), net)
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
