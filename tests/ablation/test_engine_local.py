@@ -17,7 +17,7 @@ from conftest import Finished
 from segkit.ablation.engines import local
 from segkit.ablation.engines.local import Children, Rules, SideBySide
 from segkit.ablation.jobs import Job
-from segkit.ablation.state import lock_path, missing
+from segkit.ablation.state import lock_path, log_path, missing, read_record
 from segkit.ablation.work import Outcome
 from segkit.engine.signals import Stop
 from segkit.lock import Lock
@@ -64,6 +64,31 @@ def test_a_failing_job_leaves_the_others(
     assert [outcome.code for outcome in outcomes] == [1, 4, 5], "new0 left no score"
     assert told == [(name, "failed") for name in codes]
     assert asked == ["new0", "new0", "new0", "new1", "new2"]
+
+
+def test_a_fault_of_ours_is_its_jobs_alone(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command(words: Sequence[str], log: Path) -> int:  # noqa: ARG001
+        if log.stem == "new0":
+            raise ValueError("a bug\nof two lines")
+        return 5
+
+    monkeypatch.setattr(local, "in_this_process", command)
+    jobs = untrained(finished, 2)
+    outcomes, _ = run(jobs)
+    assert [(o.state, o.code) for o in outcomes] == [("failed", 1), ("failed", 5)]
+    assert outcomes[0].line.startswith("segkit: ValueError: a bug")
+    assert read_record(jobs[0])["code"] == 1
+    assert "Traceback" in log_path(jobs[0]).read_text()
+
+    def broken(*_: Any, **__: Any) -> Outcome:
+        raise KeyError("before it is recorded")
+
+    monkeypatch.setattr(local, "do", broken)
+    outcomes, _ = run(jobs)
+    assert [o.code for o in outcomes] == [1, 1]
+    assert read_record(jobs[1])["line"] == outcomes[1].line
 
 
 def test_a_stop_is_for_all(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,11 @@ import pytest
 
 from segkit.ablation.engines import ray as engine
 from segkit.ablation.jobs import Evaluation, Job
-from segkit.ablation.state import log_path, read_record, record_path
+from segkit.ablation.state import lock_path, log_path, read_record, record_path, write_record
 from segkit.ablation.work import Outcome
 from segkit.engine.signals import Stop
 from segkit.errors import ConfigError, EnvironmentFault
+from segkit.lock import Lock
 
 # A job's command in these tests: it notes its start, does something, and records its end.
 COMMAND = """\
@@ -165,6 +166,32 @@ def test_what_became_of_the_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(told) == 4
     assert read_record(jobs[3])["began"] > read_record(first)["ended"]
     assert log_path(first).read_text() == f"here {Path.cwd()} /data of the planner\n"
+
+
+@pytest.mark.usefixtures("commands")
+def test_what_another_call_does_is_left_to_it(tmp_path: Path) -> None:
+    """Before it is handed over, and where the other one was faster than the task."""
+    jobs = [job(tmp_path / "runs", name) for name in ("before", "faster", "free")]
+    write_record(jobs[0], "running")
+    locks = [Lock(lock_path(jobs[0]))]
+    ray = ThreadRay()
+
+    def busy(words: Any, *_: Any) -> int:
+        if any("faster" in str(word) for word in words):
+            locks.append(Lock(lock_path(jobs[1])))
+            write_record(jobs[1], "running")
+        else:
+            write_record(jobs[2], "done", code=0)
+        return 6
+
+    tasks = engine.Tasks(ray, ray.task(busy), jobs, True, lambda *_: None)
+    tasks.begin()
+    tasks.wait(Stop())
+    states = {name: outcome.state for name, outcome in tasks.outcomes.items()}
+    assert states == {"before": "busy", "faster": "busy", "free": "done"}
+    assert [read_record(j)["state"] for j in jobs[:2]] == ["running", "running"]
+    for lock in locks:
+        lock.release()
 
 
 # -- Ray itself ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from segkit.ablation.book import Table
 from segkit.ablation.jobs import Job, Plan
 from segkit.ablation.scale import composed
-from segkit.ablation.state import Standing, has_weights, is_trained, standing
+from segkit.ablation.state import GONE, Standing, has_weights, is_trained, standing, weights_said
 from segkit.ablation.work import commands, typed
 from segkit.errors import EnvironmentFault
 
@@ -144,7 +144,8 @@ def state_words(job: Job, stands: Standing) -> str:
     if stands.state == "done":
         return "done"
     if is_trained(job.run):
-        gone = "" if has_weights(job.run) else ", weights gone: trains again"
+        again = ": trains again" if weights_said(job) == GONE else ""
+        gone = "" if has_weights(job.run) else f", weights gone{again}"
         return f"{stands.state}, trained, {scores}{gone}"
     if stands.step:
         return f"{stands.state} {stands.percent} %"

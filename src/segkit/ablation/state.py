@@ -8,20 +8,26 @@ RUNS/jobs/RUN.lock   held by whoever does the job
 import json
 import os
 import platform
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from segkit.ablation import scored
-from segkit.ablation.jobs import Evaluation, Job
+from segkit.ablation.jobs import Evaluation, Job, start_of
 from segkit.engine.record import read_status
-from segkit.errors import without_secrets
+from segkit.errors import ConfigError, SegkitError, without_secrets
 from segkit.lock import held
 from segkit.stored import folder_values
 from segkit.whole_files import faults, write_whole
+
+# A job of another machine counts as running while it was heard of so lately. Its process cannot be
+# asked from here, and one that was killed never says so; a training logs every few minutes.
+HEARD_OF_SECONDS = 30 * 60
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ def _state(
     job: Job, record: Mapping[str, Any], status: Mapping[str, Any], scores: int
 ) -> tuple[str, Mapping[str, Any]]:
     """The state, and of a failed one what holds the reason."""
+    if fault := other_start(job):
+        return "failed", {"code": int(fault.code), "line": fault.line()}
     if scores == len(job.evaluations) and is_trained(job.run):
         return "done", {}
     if is_held(job, record):
@@ -91,11 +99,21 @@ def _state(
 
 
 def is_held(job: Job, record: Mapping[str, Any]) -> bool:
-    """Whether somebody works on the job; of another machine's word is taken for it."""
+    """Whether somebody works on the job; another machine's word is taken for it, for a while."""
     here = record.get("host") in (None, platform.node())
-    if not here and record.get("state") == "running":
+    if not here and record.get("state") == "running" and quiet_seconds(job) < HEARD_OF_SECONDS:
         return True
     return held(lock_path(job)) or held(job.run / ".lock")
+
+
+def quiet_seconds(job: Job) -> float:
+    """Since the job's record, its log or its run's were written last."""
+    names = ("status.json", "metrics.jsonl", "timing.jsonl", "checkpoints")
+    heard = 0.0
+    for path in (record_path(job), log_path(job), *(job.run / name for name in names)):
+        with suppress(OSError):
+            heard = max(heard, path.stat().st_mtime)
+    return time.time() - heard
 
 
 # -- trainings and scores --------------------------------------------------------------------------
@@ -111,7 +129,7 @@ def has_weights(run: Path) -> bool:
 
 def is_scored(job: Job, evaluation: Evaluation) -> bool:
     """Whether the score is there, of the network that the run has trained, and asked so."""
-    if not is_trained(job.run):
+    if not is_trained(job.run) or other_start(job):
         return False
     try:
         score = scored.read_score(evaluation.score)
@@ -120,6 +138,40 @@ def is_scored(job: Job, evaluation: Evaluation) -> bool:
         return scored.stale(scored.signature_of(score), job.run, evaluation.words) is None
     except ValueError:
         return False
+
+
+def other_start(job: Job) -> SegkitError | None:
+    """What is wrong if the run began with another network than the job asks for: the run's name
+    says only that it began with a file."""
+    asked = start_of(job.words)
+    if asked in ("", "imagenet", "none"):  # of these the name tells
+        return None
+    began = start_in(job.run)
+    if not began or _same_start(began, asked, job.begins):
+        return None
+    what = f"began with {began}, and pretrained={asked} is asked for"
+    return ConfigError("RUN-START", job.run, what, "train it in another folder: runs=...")
+
+
+def _same_start(began: str, asked: str, run: Path | None) -> bool:
+    if run is not None:  # a run is known by its name, from wherever its folder is seen
+        return Path(began).name == run.name
+    one, other = (os.path.realpath(Path(name).expanduser()) for name in (began, asked))
+    return one == other
+
+
+def start_in(run: Path) -> str:
+    """What the run in the folder began with, as typed then; "" if it does not say."""
+    try:
+        found = (run / "config.yaml").stat()
+    except OSError:
+        return ""
+    return _start_in(run, (found.st_mtime_ns, found.st_size))
+
+
+@lru_cache(maxsize=1024)
+def _start_in(run: Path, _changed: tuple[int, int]) -> str:
+    return str(folder_values(run).get("pretrained") or "")
 
 
 def missing(job: Job) -> tuple[Evaluation, ...]:
@@ -193,18 +245,43 @@ def read_record(job: Job) -> dict[str, Any]:
 def write_record(job: Job, state: str, **facts: Any) -> None:
     """Replace the record: who has the job now, its rows, and ``facts``.
 
-    ``submission`` (which scheduler was given the job, under which id) stays until there is another.
+    ``submission`` (which scheduler was given the job, under which id) and ``weights`` stay until
+    there are others.
     """
-    former = read_record(job).get("submission")
+    former = read_record(job)
+    kept = {key: former[key] for key in ("submission", "weights") if former.get(key)}
     document = {
         "state": state,
         "rows": list(job.rows),
-        **({"submission": former} if former else {}),
+        **kept,
         "host": platform.node(),
         "pid": os.getpid(),
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         **facts,
     }
+    _replace_record(job, document)
+
+
+# Of weights that a call made which keeps none: they may go, or have gone.
+PASSING, GONE = "passing", "gone"
+
+
+def weights_said(job: Job) -> str:
+    """What the record says of this very run's weights: ``PASSING``, ``GONE``, or "" for those that
+    somebody keeps."""
+    said, run = read_record(job).get("weights"), read_status(job.run).get("run")
+    if not isinstance(said, dict) or run is None or said.get("run") != run:
+        return ""
+    return str(said.get("state", ""))
+
+
+def say_weights(job: Job, state: str) -> None:
+    """Note it beside what the record says already."""
+    said = {"run": read_status(job.run).get("run"), "state": state}
+    _replace_record(job, {**read_record(job), "weights": said})
+
+
+def _replace_record(job: Job, document: Mapping[str, Any]) -> None:
     text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
     with faults(folder_of(job), 0):
         folder_of(job).mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import json
 import shlex
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from segkit.ablation.jobs import Evaluation, Job
 from segkit.ablation.state import (
+    GONE,
+    PASSING,
     folder_of,
     has_weights,
     is_begun_from,
@@ -23,12 +26,15 @@ from segkit.ablation.state import (
     log_path,
     missing,
     needs_training,
+    other_start,
     read_record,
+    say_weights,
+    weights_said,
     write_record,
 )
-from segkit.errors import EnvironmentFault, ExitCode
-from segkit.lock import Lock, held
-from segkit.whole_files import faults, write_whole
+from segkit.errors import CheckpointError, EnvironmentFault, ExitCode, SegkitError, one_line
+from segkit.lock import Lock
+from segkit.whole_files import faults
 
 # A command's words and the file its output goes to -> its exit code.
 Command = Callable[[Sequence[str], Path], int]
@@ -76,9 +82,9 @@ def do(
 ) -> Outcome:
     """Do what is missing of ``job``, and record it. No fault of a command is raised.
 
-    Without ``keep_weights`` the checkpoints go once all is scored, unless one of the jobs ``among``
-    which it is done begins with them (``sweep_weights`` is for those). Raises EnvironmentFault
-    where the record cannot be written.
+    Without ``keep_weights`` the checkpoints of a run that such a call trained go once all is
+    scored, unless one of the jobs ``among`` which it is done begins with them (``sweep_weights`` is
+    for those). Raises EnvironmentFault where the record cannot be written.
     """
     with faults(folder_of(job), 0):
         folder_of(job).mkdir(parents=True, exist_ok=True)
@@ -89,9 +95,9 @@ def do(
             raise
         return Outcome("busy", int(fault.code), fault.what)
     try:
-        outcome = _Doing(job, command, should_stop).all(among)
+        outcome = _Doing(job, command, should_stop, keep_weights).all(among)
         if outcome.state == "done" and not keep_weights and not is_begun_from(job, among):
-            drop_weights(job.run)
+            drop_weights(job)
         return outcome
     finally:
         lock.release()
@@ -99,29 +105,46 @@ def do(
 
 def sweep_weights(jobs: Sequence[Job], among: Sequence[Job]) -> None:
     """Remove the checkpoints of those ``jobs`` that are done, unless one ``among`` all is still to
-    begin with them, or another process works on them."""
+    begin with them, or another process works on them. Those that were trained by hand, or by a call
+    that keeps weights, stay."""
     for job in jobs:
-        if held(lock_path(job)):
+        if not weights_said(job):
             continue
-        if not missing(job) and is_trained(job.run) and not is_begun_from(job, among):
-            drop_weights(job.run)
+        try:
+            lock = Lock(lock_path(job), "JOB-LOCKED", "wait for it")
+        except EnvironmentFault:
+            continue
+        try:
+            if not missing(job) and is_trained(job.run) and not is_begun_from(job, among):
+                drop_weights(job)
+        finally:
+            lock.release()
 
 
 class _Doing:
-    def __init__(self, job: Job, command: Command, should_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, job: Job, command: Command, should_stop: Callable[[], bool], keep_weights: bool
+    ) -> None:
         self.job, self.command, self.should_stop = job, command, should_stop
+        self.keep_weights = keep_weights
         self.failed: dict[str, dict[str, object]] = {}
         self.done: list[str] = []
         self.began = time.monotonic()
 
     def all(self, among: Sequence[Job]) -> Outcome:
-        left = missing(self.job)
-        begun = bool(left) or needs_training(self.job, among)
+        put_back(self.job.run)
+        left, other = missing(self.job), other_start(self.job)
+        begun = bool(left) or other is not None or needs_training(self.job, among)
         if begun:
             write_record(self.job, "running")
-            if self.train():
-                for evaluation in left:
-                    self.score(evaluation)
+            try:
+                if other is not None:
+                    raise other
+                if self.train():
+                    for evaluation in left:
+                        self.score(evaluation)
+            except Exception as error:  # whatever it is, the other jobs go on
+                self.take("job", error)
             if not self.failed and missing(self.job):
                 line = f"no score came of it; see {log_path(self.job)}"
                 self.failed["eval"] = {"code": int(ExitCode.BUG), "line": line}
@@ -137,12 +160,32 @@ class _Doing:
         if is_trained(run) and has_weights(run):
             return True
         again = is_trained(run)
+        # A run that somebody else began stays his.
+        mine = bool(weights_said(self.job)) or not (run / "run.json").exists()
         if again:
+            self.check_gone()
             start_afresh(run)
-        if not self.run("train", training(self.job)):
+        try:
+            trained = self.run("train", training(self.job))
+        finally:
+            put_back(run)
+        if mine and (run / "status.json").exists():
+            say_weights(self.job, "" if self.keep_weights else PASSING)
+        if not trained:
             return False
         self.done.append("trained again, for its weights were gone" if again else "trained")
         return True
+
+    def check_gone(self) -> None:
+        """Raise CheckpointError unless a call like this one removed the weights itself: a finished
+        training is not thrown away because its disk is not there today."""
+        run = self.job.run
+        if weights_said(self.job) == GONE and not self.keep_weights and not linked(run):
+            return
+        fix = f"bring {run / 'checkpoints'} back, or remove {run} to train it again"
+        if weights_said(self.job) == GONE and self.keep_weights:
+            fix = f"remove {run} to train it again, or type scale.keep_weights=false"
+        raise CheckpointError("WEIGHTS-GONE", run, "is trained, and its weights are gone", fix)
 
     def score(self, evaluation: Evaluation) -> None:
         name = evaluation.name
@@ -150,7 +193,11 @@ class _Doing:
         if evaluation.tune:
             if not self.run(name, tuning(self.job, evaluation)):
                 return
-            found = tuned_words(evaluation)
+            try:
+                found = tuned_words(evaluation)
+            except SegkitError as error:
+                self.take(name, error)
+                return
         if self.run(name, scoring(self.job, evaluation, found)):
             self.done.append("scored")
 
@@ -168,6 +215,16 @@ class _Doing:
             line = last_error(log, begin) or f"segkit {words[0]} left with {code}; see {log}"
             self.failed[name] = {"code": code, "line": line, "command": typed(words)}
         return not code
+
+    def take(self, name: str, error: Exception) -> None:
+        """Note that ``error`` ended the step ``name``."""
+        code, line = int(ExitCode.BUG), f"segkit: {type(error).__name__}: {one_line(str(error))}"
+        if isinstance(error, SegkitError):
+            code, line = int(error.code), error.line()
+        else:
+            with suppress(OSError), log_path(self.job).open("a", encoding="utf-8") as file:
+                file.write("".join(traceback.format_exception(error)))
+        self.failed[name] = {"code": code, "line": line}
 
     def stopped(self) -> bool:
         return any(fault["code"] in STOPPED for fault in self.failed.values())
@@ -219,12 +276,17 @@ def tuning_folder(evaluation: Evaluation) -> Path:
 
 
 def tuned_words(evaluation: Evaluation) -> tuple[str, ...]:
-    """What the search found, as words."""
-    node = json.loads((tuning_folder(evaluation) / "tune.json").read_bytes())["densecrf"]
-    return tuple(
-        f"densecrf.{key}={f'{value:g}' if isinstance(value, float) else value}"
-        for key, value in node.items()
-    )
+    """What the search found, as words. EnvironmentFault for a file that does not say."""
+    path = tuning_folder(evaluation) / "tune.json"
+    try:
+        node = json.loads(path.read_bytes())["densecrf"]
+        return tuple(
+            f"densecrf.{key}={f'{value:g}' if isinstance(value, float) else value}"
+            for key, value in node.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"does not say what the search found ({type(error).__name__})"
+        raise EnvironmentFault("TUNE", path, what, "remove it; the same command goes on") from error
 
 
 def _whose(job: Job) -> tuple[str, ...]:
@@ -235,7 +297,7 @@ def _whose(job: Job) -> tuple[str, ...]:
 
 def last_error(log: Path, begin: int) -> str:
     """The last line that a command put into ``log`` as its error, after byte ``begin``."""
-    with log.open("rb") as file:
+    with faults(log, 0), log.open("rb") as file:
         file.seek(begin)
         lines = file.read().decode(errors="replace").splitlines()
     said = [line for line in lines if line.startswith("segkit: error[")]
@@ -244,17 +306,58 @@ def last_error(log: Path, begin: int) -> str:
 
 # -- weights ---------------------------------------------------------------------------------------
 
+# What says that a run is trained, and how; the first of them alone decides.
+_TOLD = ("status.json", "metrics.jsonl", "timing.jsonl")
 
-def drop_weights(run: Path) -> None:
-    """Remove the checkpoints; what the run recorded and its scores stay."""
-    for path in (run / "checkpoints").glob("*"):
-        with suppress(OSError):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+def linked(run: Path) -> bool:
+    """Whether the checkpoints lie elsewhere, on a disk that may not be there now."""
+    return run.is_symlink() or (run / "checkpoints").is_symlink()
+
+
+def drop_weights(job: Job) -> None:
+    """Remove the checkpoints that a call made which keeps none; what the run recorded and its
+    scores stay."""
+    left = sorted((job.run / "checkpoints").glob("*"))
+    if not left or linked(job.run) or not weights_said(job):
+        return
+    with suppress(SegkitError):  # unsaid, they stay
+        say_weights(job, GONE)
+        for path in left:
+            remove_checkpoint(path)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Its manifest first: killed on the way, what is left is no checkpoint."""
+    with suppress(OSError):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+            return
+        (path / "checkpoint.json").unlink(missing_ok=True)
+        shutil.rmtree(path)
 
 
 def start_afresh(run: Path) -> None:
-    """Have the next ``resume=true`` train the run from its first step."""
-    drop_weights(run)
-    for name in ("metrics.jsonl", "timing.jsonl"):
-        write_whole(run / name, b"")
-    (run / "status.json").unlink(missing_ok=True)
+    """Have the next ``resume=true`` train the run from its first step. ``put_back`` undoes it where
+    that one does not come to its beginning."""
+    for path in (run / "checkpoints").glob("*"):
+        remove_checkpoint(path)
+    aside = run / "before"
+    with faults(aside, 0):
+        aside.mkdir(exist_ok=True)
+        for name in _TOLD:
+            if (run / name).exists():
+                (run / name).replace(aside / name)
+
+
+def put_back(run: Path) -> None:
+    """End a ``start_afresh``: without a status of its own, the new training has not begun."""
+    aside = run / "before"
+    if not aside.is_dir():
+        return
+    with faults(aside, 0):
+        if not (run / "status.json").exists():
+            for name in reversed(_TOLD):  # the status last
+                if (aside / name).exists():
+                    (aside / name).replace(run / name)
+        shutil.rmtree(aside)

@@ -18,10 +18,10 @@ from typing import Any
 from segkit import ranks
 from segkit.ablation.engines import Told
 from segkit.ablation.jobs import Job
-from segkit.ablation.state import has_weights, lock_path, needs_training
+from segkit.ablation.state import has_weights, lock_path, needs_training, write_record
 from segkit.ablation.work import Command, Outcome, do
 from segkit.engine.signals import Stop
-from segkit.errors import ExitCode, SegkitError
+from segkit.errors import ExitCode, SegkitError, one_line
 from segkit.lock import held
 
 LOOK_SECONDS = 0.3
@@ -74,7 +74,20 @@ class Rules:
 
 
 def safely(job: Job, command: Command, rules: Rules) -> Outcome:
-    """``do``; what cannot be written is this job's own failure, and no other's."""
+    """``do``; what cannot be written, or is our fault, is this job's failure and no other's."""
+    try:
+        return _checked(job, command, rules)
+    except SegkitError as error:
+        return Outcome("failed", int(error.code), error.line())
+    except Exception as error:
+        line = f"segkit: {type(error).__name__}: {one_line(str(error))}"
+        with contextlib.suppress(SegkitError):
+            write_record(job, "failed", code=int(ExitCode.BUG), line=line)
+        return Outcome("failed", int(ExitCode.BUG), line)
+
+
+def _checked(job: Job, command: Command, rules: Rules) -> Outcome:
+    """``do``, unless the job must wait or cannot begin."""
     if rules.stop:
         return Outcome("stopped", code_of(rules.stop), "stopped before it began")
     if job.begins is not None and needs_training(job) and not has_weights(job.begins):
@@ -82,16 +95,13 @@ def safely(job: Job, command: Command, rules: Rules) -> Outcome:
             return Outcome("busy", int(ExitCode.ENVIRONMENT), f"waits for {job.begins.name}")
         line = f"begins with {job.begins}, which is not trained"
         return Outcome("failed", int(ExitCode.CHECKPOINT), line)
-    try:
-        return do(
-            job,
-            command=command,
-            keep_weights=rules.keep_weights,
-            should_stop=rules.stop,
-            among=rules.among,
-        )
-    except SegkitError as error:
-        return Outcome("failed", int(error.code), error.line())
+    return do(
+        job,
+        command=command,
+        keep_weights=rules.keep_weights,
+        should_stop=rules.stop,
+        among=rules.among,
+    )
 
 
 def code_of(stop: Stop) -> int:

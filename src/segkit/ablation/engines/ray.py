@@ -21,17 +21,26 @@ from segkit.ablation.alone import words_of
 from segkit.ablation.engines import Told
 from segkit.ablation.engines.local import code_of
 from segkit.ablation.jobs import Job
-from segkit.ablation.state import folder_of, log_path, write_record
+from segkit.ablation.state import (
+    folder_of,
+    is_held,
+    lock_path,
+    log_path,
+    read_record,
+    write_record,
+)
 from segkit.ablation.submissions import failed
 from segkit.ablation.work import Outcome
 from segkit.conf_files import nearest
 from segkit.engine.signals import Stop
-from segkit.errors import ConfigError, EnvironmentFault, SegkitError, one_line
+from segkit.errors import ConfigError, EnvironmentFault, ExitCode, SegkitError, one_line
+from segkit.lock import held
 from segkit.whole_files import faults
 
 LOOK_SECONDS = 0.5
 # What stopped trainings may take to save.
 STOP_SECONDS = 120.0
+BUSY = Outcome("busy", int(ExitCode.ENVIRONMENT), "another process works on it")
 # For a Ray of our own: no web page, and as little shared memory as hydra-ray-launcher takes.
 OWN_RAY = {"include_dashboard": False, "object_store_memory": 78643200, "log_to_driver": False}
 # Nothing is sent unless asked for; a busy machine takes more than half a minute to start a Ray.
@@ -156,6 +165,9 @@ class Tasks:
         along = {name: os.environ[name] for name in TOLD_ALONG if name in os.environ}
         by_run: dict[Path, Any] = {}
         for job in self.jobs:
+            if is_held(job, read_record(job)):  # its record is that of who has it
+                self._end(job, BUSY)
+                continue
             try:
                 with faults(folder_of(job), 0):
                     folder_of(job).mkdir(parents=True, exist_ok=True)
@@ -191,6 +203,8 @@ class Tasks:
         except self.ray.exceptions.RayError as error:
             code, died = None, type(error).__name__
         outcome = submissions.outcome_of(job, "done by Ray")
+        if outcome is None and held(lock_path(job)):  # another call was faster
+            outcome = BUSY
         if outcome is None and stop:
             outcome = Outcome("stopped", code_of(stop), "stopped")
         if outcome is None:
