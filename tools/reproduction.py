@@ -6,9 +6,9 @@
     python tools/reproduction.py --keep RUNS/tables/v3.t5-camvid     keep a finished table
 
 Kept tables are docs/results/tables/ID-SCALE.json, named as the folders that ``segkit table`` wrote
-them to. The lines between two comments of a name are replaced: ``computed`` (numbers that need no training), ``tables`` (each
-with its command, cost, numbers and signatures), ``blocked`` (rows that cannot be run). All else on
-the page is written by hand, deviations from the papers among it.
+them to. The lines between two comments of a name are replaced: ``computed`` (numbers that need no
+training), ``tables`` (each with its command, cost, numbers and signatures), ``blocked`` (rows that
+cannot be run). All else on the page is written by hand, deviations from the papers among it.
 """
 
 import argparse
