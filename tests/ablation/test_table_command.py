@@ -69,6 +69,46 @@ def test_a_failing_row_leaves_the_others_and_gives_its_code(
     assert status.endswith("2 trainings: 1 failed, 1 done\n")
 
 
+def test_check_goes_through_every_cell(
+    finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(typed(finished, "--trust", "json")) == 0
+    path = finished.runs / "tables/tiny.t1-paper/table.json"
+    document = json.loads(path.read_bytes())
+    assert document["command"].endswith(f" --config-dir {finished.conf} --trust json")
+    capsys.readouterr()
+    assert main(typed(finished, "--check")) == 0
+    assert capsys.readouterr().out == f"{path}: 3 numbers are those of their score files\n"
+    document["rows"][2]["numbers"]["mIoU"] |= {"ours": 71.0, "n": 0, "seeds": []}
+    path.write_text(json.dumps(document))
+    assert main(typed(finished, "--check")) != 0
+    said = capsys.readouterr().err
+    assert f"error[DATA-TABLE]: {path}: tiny.t1 bare, mIoU: ours is 71.0, not None" in said
+
+
+def test_other_trainings_are_another_table(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "work", lambda *_: [Outcome("done")])
+    assert main(typed(finished)) == 0
+    first = files(finished)
+    for words in (["--", "schedule.power=0.8"], ["scale.lr=2"]):
+        assert main(typed(finished, *words)) == 0
+        assert files(finished) == first, words
+    (one, other) = sorted(finished.runs.glob("tables/tiny.t1-paper-??????"))
+    said = {
+        (folder / "table.md").read_text().partition("every training with: ")[2]
+        for folder in (one, other)
+    }
+    assert {text.partition("\n")[0] for text in said} == {
+        "schedule.power=0.8",
+        "scale.lr=2.0",
+    }
+    # Where, how fast, and a key at the scale's own value, change no training.
+    assert main(typed(finished, "workers=0", "scale.lr=1", "--", "eval.batch=2")) == 0
+    assert len(list(finished.runs.glob("tables/*"))) == 3
+
+
 @pytest.mark.parametrize("look", ["--plan", "--status"])
 def test_looks_start_nothing(
     finished: Finished,

@@ -89,8 +89,8 @@ class _Again:
                 yield from self.seed(seed, column, values)
         self.values[row.key, column.name] = values
         compared = paper if self.compare else None
-        found = {"n": len(values)} | numbers_of(values, compared, column.digits)
-        yield from _unequal("", told, found)
+        numbers = numbers_of(values, compared, column.digits)
+        yield from _unequal("", told, {"n": len(values)} | numbers)
         whole = len(values) == len(self.document["seeds"])
         if (told["state"] == "scored") != whole or told["state"] == "computed":
             yield f"state is {told['state']!r} of {len(values)} numbers"
