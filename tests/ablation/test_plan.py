@@ -7,6 +7,7 @@ from tiny import config_dir, planned
 
 from segkit.ablation import book
 from segkit.ablation.jobs import Evaluation, Job, start_of
+from segkit.ablation.looks import unpublished
 from segkit.ablation.plan import check_coco, name_of, only
 from segkit.ablation.work import scoring
 from segkit.config import compose
@@ -123,6 +124,22 @@ def test_one_file_is_no_start_for_several_backbones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"r_tiny for tiny\.t1 tiny; mnv2 for tiny\.t1 mobile"):
         check_coco(plan, "/my/coco")
     check_coco(only(plan, tables, ["mobile", "other"]), "/my/coco")
+
+
+def test_the_plan_says_which_weights_are_no_public_file(tmp_path: Path) -> None:
+    rows = """\
+  - {key: beta, label: [a], train: [backbone=r50_beta, pretrained=imagenet]}
+  - {key: rate, label: [b], train: [backbone=r50_beta, pretrained=imagenet, "model.rates=[1]"]}
+  - {key: mobile, label: [c], train: [backbone=mnv2, pretrained=imagenet]}
+  - {key: none, label: [d], train: [backbone=r50_beta]}
+"""
+    config_dir(tmp_path / "conf", rows)
+    _, plan = planned(tmp_path / "conf", tmp_path / "runs")
+    (line,) = unpublished(plan)
+    assert line.startswith("r50_beta (tiny.t1 beta): no torch file; ")
+    assert line.endswith("; type -- pretrained=FILE")
+    _, plan = planned(tmp_path / "conf", tmp_path / "runs", extra=("pretrained=/my/file",))
+    assert unpublished(plan) == []
 
 
 def test_v1s_crf_without_a_search_is_v1s(tmp_path: Path) -> None:

@@ -54,7 +54,27 @@ def plan_text(plan: Plan, *, keep_weights: bool) -> str:
         if any(evaluation.tune for evaluation in job.evaluations):
             lines.append("    (the evaluation after a search also gets the words that it finds)")
     lines += [f"{table} {row}: {why}" for (table, row), why in plan.blocked.items()]
+    lines += unpublished(plan)
     return "\n".join([*lines, left.text(plan), *(f"hours: {basis}" for basis in sorted(bases))])
+
+
+def unpublished(plan: Plan) -> list[str]:
+    """A line for each backbone whose ImageNet weights nobody has published as a torch file."""
+    asking: dict[str, Job] = {}
+    for job in plan.jobs:
+        training = composed(job.words, job.config_dir)
+        if training.values["pretrained"] == "imagenet" and not is_trained(job.run):
+            asking.setdefault(training.choices["backbone"], job)
+    if not asking:
+        return []
+    from segkit.model_weights import rows
+
+    return [
+        f"{name} ({served(job)}): {row.note}; type -- pretrained=FILE"
+        for name, job in asking.items()
+        for row in rows(name, job.config_dir)
+        if row.file is None
+    ]
 
 
 class Left:
