@@ -8,7 +8,8 @@ from typing import Any
 from segkit.ablation import book
 from segkit.ablation.book import Table
 from segkit.ablation.jobs import Job, Plan
-from segkit.ablation.work import Outcome, sweep_weights
+from segkit.ablation.weights import sweep_weights
+from segkit.ablation.work import Outcome
 from segkit.engine.signals import Stop
 from segkit.errors import ConfigError, ExitCode, Interrupted, SegkitError
 
@@ -53,6 +54,8 @@ def main(argv: Sequence[str]) -> int:
         fix = "segkit table v3.t5; segkit table --list shows them"
         raise ConfigError("USAGE", "table", "names no table", fix)
     ids = book.asked_for(asked.ids or ["all"], asked.config_dir)
+    if asked.show == "--list":
+        return listed(ids, asked.config_dir)
     tables = [book.read(table_id, asked.config_dir) for table_id in ids]
     return shown(tables, values, asked)
 
@@ -99,17 +102,32 @@ def _take(asked: Asked, name: str, given: str) -> None:
         asked.show = "--cfg"
 
 
+def listed(ids: Sequence[str], config_dir: str | None) -> int:
+    """A line for each table; one whose file is malformed hides no other, and is the error."""
+    from segkit.ablation.looks import listing
+
+    tables, broken = [], None
+    for table_id in ids:
+        try:
+            tables.append(book.read(table_id, config_dir))
+        except ConfigError as error:
+            broken = broken or error
+    if tables:
+        print(listing(tables))
+    if broken is not None:
+        raise broken
+    return ExitCode.OK
+
+
 def shown(tables: Sequence[Table], values: Mapping[str, Any], asked: Asked) -> int:
     """A look, or the work."""
     from segkit.ablation import looks
 
-    if asked.show == "--list":
-        print(looks.listing(tables))
-        return ExitCode.OK
     if asked.show == "--check":
         return derived_again(tables, values, asked)
-    from segkit.ablation.plan import check_coco, only, plan_of
+    from segkit.ablation.plan import check_coco, check_varied, only, plan_of
 
+    check_varied(tables, asked.extra, asked.only)
     whole = plan_of(
         tables, values, extra=asked.extra, config_dir=asked.config_dir, trust=asked.trust
     )

@@ -8,10 +8,10 @@ from tiny import config_dir, planned
 from segkit.ablation import book
 from segkit.ablation.jobs import Evaluation, Job, start_of
 from segkit.ablation.looks import unpublished
-from segkit.ablation.plan import check_coco, name_of, only
+from segkit.ablation.plan import check_coco, check_varied, name_of, only
 from segkit.ablation.work import scoring
 from segkit.config import compose
-from segkit.errors import ConfigError
+from segkit.errors import CheckpointError, ConfigError
 from segkit.inference.crf_presets import PARAMETERS
 
 RICH = """\
@@ -120,10 +120,22 @@ def test_one_file_is_no_start_for_several_backbones(tmp_path: Path) -> None:
   - {key: other, label: [c], train: [backbone=mnv2]}
 """
     config_dir(tmp_path / "conf", rows)
-    tables, plan = planned(tmp_path / "conf", tmp_path / "runs", "coco=/my/coco")
+    coco = tmp_path / "coco.safetensors"
+    tables, plan = planned(tmp_path / "conf", tmp_path / "runs", f"coco={coco}")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        check_coco(plan, str(coco))
+    coco.touch()
     with pytest.raises(ConfigError, match=r"r_tiny for tiny\.t1 tiny; mnv2 for tiny\.t1 mobile"):
-        check_coco(plan, "/my/coco")
-    check_coco(only(plan, tables, ["mobile", "other"]), "/my/coco")
+        check_coco(plan, str(coco))
+    check_coco(only(plan, tables, ["mobile", "other"]), str(coco))
+
+
+def test_a_word_for_all_may_not_be_what_the_rows_differ_in(folder: Path) -> None:
+    tables = [book.read("tiny.t1", str(folder))]
+    with pytest.raises(ConfigError, match=r"-- model\.image_pooling=true: the rows of tiny\.t1"):
+        check_varied(tables, ["model.image_pooling=true"], [])
+    check_varied(tables, ["model.image_pooling=true"], ["bare"])
+    check_varied(tables, ["model.rates=[3]"], [])
 
 
 def test_the_plan_says_which_weights_are_no_public_file(tmp_path: Path) -> None:

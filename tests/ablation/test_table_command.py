@@ -142,6 +142,17 @@ def test_a_run_of_one_row(finished: Finished, capsys: pytest.CaptureFixture[str]
     assert states == ["scored", "scored", "trained, not scored"]
 
 
+def test_a_malformed_table_hides_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = config_dir(tmp_path)
+    (tmp_path / "ablation" / "mine.t1.yaml").write_text("title: mine\n")
+    assert main(["table", "--list", "--config-dir", folder]) == 2
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 28
+    assert "mine.t1.yaml: has no key" in err
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -155,6 +166,10 @@ def test_a_run_of_one_row(finished: Finished, capsys: pytest.CaptureFixture[str]
         (["v3.t5", "seeds=[1,1]"], "seeds: [1, 1]"),
         (["v3.t5", "engine.per_device=0"], "engine.per_device: 0; allowed: 1 or more"),
         (["v3.t5", "scale.crop=0"], "scale.crop: 0.0; allowed: above 0"),
+        (
+            ["v3.t5", "--", "multi_grid=1-2-4"],
+            "-- multi_grid=1-2-4: the rows of v3.t5 differ in it",
+        ),
         (["v3.t5", "--", "name=x"], "-- name=x: is what the table says of each training"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Finished
 
-from segkit.ablation import work
+from segkit.ablation import weights, work
 from segkit.ablation.engines.local import in_this_process
 from segkit.ablation.jobs import Job
 from segkit.ablation.state import (
@@ -171,9 +171,9 @@ def test_weights_stay_for_a_job_that_begins_with_them(finished: Finished, tmp_pa
     say_weights(first, PASSING)
     assert do(first, Commands(), keep=False, among=[first, later]).state == "done"
     assert has_weights(first.run)
-    work.sweep_weights([first], [first, later])
+    weights.sweep_weights([first], [first, later])
     assert has_weights(first.run)
-    work.sweep_weights([first], [first])
+    weights.sweep_weights([first], [first])
     assert not has_weights(first.run)
 
 
@@ -183,19 +183,19 @@ def test_weights_that_somebody_keeps_stay(finished: Finished) -> None:
     for job in jobs:
         assert do(job, Commands(), keep=False).state == "done"
     folder_of(jobs[0]).joinpath(f"{jobs[1].name}.json").unlink()
-    work.sweep_weights(jobs, jobs)
+    weights.sweep_weights(jobs, jobs)
     say_weights(jobs[0], PASSING)
     status = jobs[0].run / "status.json"
     status.write_text(json.dumps({**json.loads(status.read_bytes()), "run": "another"}))
     assert weights_said(jobs[0]) == ""
-    work.sweep_weights(jobs, jobs)
+    weights.sweep_weights(jobs, jobs)
     assert all(has_weights(job.run) for job in jobs)
     say_weights(jobs[0], PASSING)
     lock = Lock(lock_path(jobs[0]))
-    work.sweep_weights(jobs, jobs)
+    weights.sweep_weights(jobs, jobs)
     assert has_weights(jobs[0].run), "another call works on it"
     lock.release()
-    work.sweep_weights(jobs, jobs)
+    weights.sweep_weights(jobs, jobs)
     assert [has_weights(job.run) for job in jobs] == [False, True]
 
 
@@ -240,7 +240,7 @@ def test_a_finished_training_whose_disk_is_away_is_left_alone(finished: Finished
 def test_a_training_again_that_cannot_begin_costs_no_score(finished: Finished) -> None:
     job = finished.plan.jobs[0]
     say_weights(job, PASSING)
-    work.drop_weights(job)
+    weights.drop_weights(job)
     text = job.evaluations[1].score.read_bytes()
     job.evaluations[1].score.unlink()
     metrics = (job.run / "metrics.jsonl").read_bytes()
@@ -248,7 +248,7 @@ def test_a_training_again_that_cannot_begin_costs_no_score(finished: Finished) -
     assert do(job, Commands(lambda _: 3), keep=False).code == 3
     assert is_scored(job, job.evaluations[0])
     assert (job.run / "metrics.jsonl").read_bytes() == metrics
-    work.start_afresh(job.run)  # and killed there
+    weights.start_afresh(job.run)  # and killed there
     assert missing(job) == job.evaluations
     job.evaluations[1].score.write_bytes(text)
     assert do(job, Commands(), keep=False).what == "nothing to do"
@@ -264,8 +264,8 @@ def test_what_is_left_of_a_killed_removal_is_no_checkpoint(
     def killed(path: Path) -> None:
         raise OSError(path)
 
-    monkeypatch.setattr(work.shutil, "rmtree", killed)
-    work.drop_weights(job)
+    monkeypatch.setattr(weights.shutil, "rmtree", killed)
+    weights.drop_weights(job)
     assert list(job.run.glob("checkpoints/step-*"))
     assert not has_weights(job.run)
 

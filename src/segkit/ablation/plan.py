@@ -11,7 +11,7 @@ from segkit.ablation.book import Column, Row, Table, merged
 from segkit.ablation.jobs import Evaluation, Job, Place, Plan, start_of
 from segkit.ablation.scale import composed
 from segkit.conf_files import nearest
-from segkit.errors import ConfigError
+from segkit.errors import CheckpointError, ConfigError
 from segkit.identity import run_name
 from segkit.schema import ROOTS
 
@@ -94,8 +94,26 @@ def _begun_from(plan: Plan, runs: Collection[Path]) -> set[Path]:
     return found
 
 
+def check_varied(tables: Sequence[Table], extra: Sequence[str], keys: Collection[str]) -> None:
+    """ConfigError for a word behind ``--`` in which the rows asked for (``keys``, or all) differ:
+    it would make one training of rows whose labels say that they are several."""
+    for table in tables:
+        rows = [row for row in table.rows if not keys or row.key in keys]
+        said = {row.key: dict(word.split("=", 1) for word in row.train) for row in rows}
+        for word in extra:
+            key = word.partition("=")[0]
+            if len({words.get(key) for words in said.values()}) > 1:
+                row, value = next((r, w[key]) for r, w in said.items() if key in w)
+                what = f"the rows of {table.id} differ in it ({row} has {key}={value})"
+                fix = "ask for one row with --only, or write a table of your own (--config-dir)"
+                raise ConfigError("USAGE", f"-- {word}", what, fix)
+
+
 def check_coco(plan: Plan, coco: str | None) -> None:
-    """ConfigError if networks of several backbones are to begin with the one file ``coco``."""
+    """ConfigError if networks of several backbones are to begin with the one file ``coco``,
+    CheckpointError if there is none of that name."""
+    if coco and not Path(coco).expanduser().exists():
+        raise CheckpointError("WEIGHTS-MISSING", "coco", f"{coco} does not exist")
     begun = [job for job in plan.jobs if coco and start_of(job.words) == coco]
     chosen = {composed(job.words, job.config_dir).choices["backbone"]: job for job in begun}
     if len(chosen) > 1:
