@@ -142,8 +142,8 @@ sys.exit(3)
     lanes = [{"CARD": "card0"}, {"CARD": "card1"}]
     outcomes = side_by_side(untrained(finished, 2), Stop(), meet, lanes)
     assert {outcome.line for outcome in outcomes} == {
-        "segkit: error[TEST]: card0 train",
-        "segkit: error[TEST]: card1 train",
+        "error[TEST]: card0 train",
+        "error[TEST]: card1 train",
     }
 
 
@@ -176,7 +176,7 @@ sys.exit(143)
     threading.Thread(target=request).start()
     first, second = side_by_side(jobs, stop, program, [{}])
     assert (first.state, first.code) == ("stopped", 143)
-    assert first.line == "segkit: error[STOP-SIGTERM]: saved, 1 signal"
+    assert first.line == "error[STOP-SIGTERM]: saved, 1 signal"
     assert (second.state, second.line) == ("stopped", "stopped before it began")
 
 

@@ -121,7 +121,7 @@ def test_sbatch(fault: str, stub: Slurm, tmp_path: Path, monkeypatch: pytest.Mon
         ("submitted", 0),
     ]
     assert message in outcomes[1].line
-    assert outcomes[1].line.startswith("segkit: error[ENV-SUBMIT")
+    assert outcomes[1].line.startswith("error[ENV-SUBMIT")
     assert "\n" not in outcomes[1].line
     stub.good()
     outcomes, _ = run(jobs)

@@ -55,17 +55,17 @@ def test_a_failing_row_leaves_the_others_and_gives_its_code(
         torn.write_bytes(torn.read_bytes()[:-9])
     assert main(typed(finished)) == 4
     out = capsys.readouterr().out
-    assert "[1/2] tiny.t1 plain, flipped: failed: segkit: error[CKPT-" in out
+    assert "[1/2] tiny.t1 plain, flipped: failed: error[CKPT-" in out
     assert "[2/2] tiny.t1 bare: 1 score" in out
     cells = [
         row["numbers"]["mIoU"]["state"] for row in json.loads(files(finished)["table.json"])["rows"]
     ]
     assert cells[0] == cells[2] == "scored"
-    assert cells[1].startswith("failed 4: segkit: error[CKPT-")
+    assert cells[1].startswith("failed 4: error[CKPT-")
     assert main(typed(finished, "--status")) == 0
     status = capsys.readouterr().out
     assert "failed, trained, 1 of 2 scores" in status
-    assert "code 4: segkit: error[CKPT-" in status
+    assert "code 4: error[CKPT-" in status
     assert status.endswith("2 trainings: 1 failed, 1 done\n")
 
 

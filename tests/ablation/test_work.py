@@ -104,7 +104,7 @@ def test_a_failing_evaluation_leaves_the_others(finished: Finished) -> None:
     commands = Commands(lambda words: 0 if "flip=true" in words else 3, real=True)
     outcome = do(job, commands)
     assert (outcome.state, outcome.code) == ("failed", 3)
-    assert outcome.line == "segkit: error[TEST-3]: eval broke"
+    assert outcome.line == "error[TEST-3]: eval broke"
     assert (is_scored(job, plain), is_scored(job, flipped)) == (False, True)
     record = read_record(job)
     assert (record["state"], record["code"], record["rows"]) == ("failed", 3, list(job.rows))

@@ -31,6 +31,8 @@ def words_of(stands: Standing) -> str:
         return f"running {stands.percent} %"
     if stands.steps and stands.step >= stands.steps:
         return "trained, not scored"
+    if stands.state == "stopped" and not stands.step:
+        return "interrupted before its first step"
     if stands.state == "stopped":
         return f"interrupted at step {stands.step} of {stands.steps}"
     return {"waiting": "not run", "done": "not scored"}.get(stands.state, stands.state)

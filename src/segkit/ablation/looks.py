@@ -176,8 +176,10 @@ def state_words(job: Job, stands: Standing) -> str:
 
 
 def served(job: Job) -> str:
-    """``v3.t5 mg111, mg121; v3.t6 os16``: the rows of a job, by table."""
-    return "; ".join(f"{table} {', '.join(rows)}" for table, rows in _by_table(job.rows).items())
+    """``v3.t5 mg111, mg121; v3.t6 os16``: the rows of a job, by table, and a seed that is not 0."""
+    rows = "; ".join(f"{table} {', '.join(rows)}" for table, rows in _by_table(job.rows).items())
+    seed = next((word for word in job.words if word.startswith("seed=")), "")
+    return f"{rows} ({seed})" if seed else rows
 
 
 def _by_table(rows: Iterable[str]) -> dict[str, list[str]]:

@@ -80,7 +80,7 @@ def _state(
 ) -> tuple[str, Mapping[str, Any]]:
     """The state, and of a failed one what holds the reason."""
     if fault := other_start(job):
-        return "failed", {"code": int(fault.code), "line": fault.line()}
+        return "failed", {"code": int(fault.code), "line": bare(fault.line())}
     if scores == len(job.evaluations) and is_trained(job.run):
         return "done", {}
     if is_held(job, record):
@@ -211,6 +211,11 @@ def timing_of(run: Path) -> tuple[int, float]:
             timed = json.loads(row)
             step, seconds = int(timed["step"]), seconds + float(timed["seconds"])
     return step, seconds
+
+
+def bare(line: str) -> str:
+    """An error's line as a part of another: without the program's name."""
+    return line.removeprefix("segkit: ")
 
 
 # -- the job's own record --------------------------------------------------------------------------

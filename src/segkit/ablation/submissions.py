@@ -5,7 +5,7 @@ import secrets
 from dataclasses import asdict, dataclass
 
 from segkit.ablation.jobs import Job
-from segkit.ablation.state import read_record, write_record
+from segkit.ablation.state import bare, read_record, write_record
 from segkit.ablation.work import Outcome
 from segkit.errors import SegkitError
 
@@ -55,7 +55,7 @@ def outcome_of(job: Job, what: str) -> Outcome | None:
 
 
 def failed(error: SegkitError) -> Outcome:
-    return Outcome("failed", int(error.code), error.line())
+    return Outcome("failed", int(error.code), bare(error.line()))
 
 
 def last(job: Job, engine: str) -> Submission | None:

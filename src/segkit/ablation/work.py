@@ -17,6 +17,7 @@ from segkit.ablation.jobs import Evaluation, Job
 from segkit.ablation.state import (
     GONE,
     PASSING,
+    bare,
     folder_of,
     has_weights,
     is_begun_from,
@@ -202,7 +203,7 @@ class _Doing:
         """Note that ``error`` ended the step ``name``."""
         code, line = int(ExitCode.BUG), f"segkit: {type(error).__name__}: {one_line(str(error))}"
         if isinstance(error, SegkitError):
-            code, line = int(error.code), error.line()
+            code, line = int(error.code), bare(error.line())
         else:
             with suppress(OSError), log_path(self.job).open("a", encoding="utf-8") as file:
                 file.write("".join(traceback.format_exception(error)))
@@ -283,4 +284,4 @@ def last_error(log: Path, begin: int) -> str:
         file.seek(begin)
         lines = file.read().decode(errors="replace").splitlines()
     said = [line for line in lines if line.startswith("segkit: error[")]
-    return said[-1] if said else ""
+    return bare(said[-1]) if said else ""

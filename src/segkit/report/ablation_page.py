@@ -35,7 +35,7 @@ def contents(document: Json) -> dict[str, Any]:
     compared = document["columns"] if document["scale"]["compare"] else ()
     drawn = (_drawing(document, column) for column in compared)
     found = {
-        "title": one_line(f"{document['table']}: {document['title']}"),
+        "title": one_line(texts.headline(document)),
         "source": one_line(document["source"]),
         "setting": one_line(document["setting"]),
         "command": one_line(document["command"]),
@@ -66,10 +66,11 @@ def _headline(document: Json) -> list[tuple[str, str]]:
     hours = [t["hours"] for t in document["trainings"] if t["hours"] is not None]
     kinds = sorted({t["kind"] for t in document["trainings"] if t["hours"] is not None})
     total = [(f"{' and '.join(kinds)} of training", texts.clock(sum(hours)))] if hours else []
+    seeds = document["seeds"]
     return [
-        ("of the paper's numbers made again", f"{shown_too} of {len(printed)}"),
+        ("numbers beside the paper's", f"{shown_too} of {len(printed)}"),
         ("scale", one_line(document["scale"]["name"])),
-        ("seeds", ", ".join(map(str, document["seeds"]))),
+        (f"seed{'s'[: len(seeds) > 1]}", ", ".join(map(str, seeds))),
         *total,
     ]
 

@@ -18,6 +18,13 @@ WIDTH = 100
 LABEL = 40
 
 
+def headline(document: Json) -> str:
+    """Which table, and at which scale where it is not the paper's own."""
+    scale = document["scale"]["name"]
+    at = "" if scale == "paper" else f", at scale {scale}"
+    return f"{document['table']}: {document['title']}{at}"
+
+
 # -- cells -----------------------------------------------------------------------------------------
 
 
@@ -180,9 +187,8 @@ def has_paper(document: Json, column: Json) -> bool:
 
 def markdown(document: Json) -> str:
     """``table.md``: the table, and below it everything that a number or its absence needs."""
-    head = f"# {document['table']}: {document['title']}"
     about = f"{document['source']}. {document['setting']}."
-    parts = [markdown_text(head[2:]).join(["# ", ""]), markdown_text(about)]
+    parts = [f"# {markdown_text(headline(document))}", markdown_text(about)]
     parts += [f"    {one_line(document['command'])}", markdown_grid(document)]
     said = [markdown_text(note) for note in notes(document)]
     said += [f"{markdown_text(rows)}: {markdown_text(why)}" for rows, why in reasons(document)]
@@ -296,7 +302,7 @@ def _csv_cell(value: object) -> object:
 
 def terminal(document: Json) -> str:
     """Lines of at most 100 columns: a block for each column of numbers."""
-    title = f"{document['table']}  {document['title']} ({document['source']})"
+    title = f"{headline(document)} ({document['source']})"
     lines = _wrapped(title, "", "  ")
     lines += _wrapped(document["setting"], "", "  ")
     lines += _wrapped(f"rows: {head_text(document)}", "", "  ")

@@ -18,7 +18,7 @@ from typing import Any
 from segkit import ranks
 from segkit.ablation.engines import Told
 from segkit.ablation.jobs import Job
-from segkit.ablation.state import has_weights, lock_path, needs_training, write_record
+from segkit.ablation.state import bare, has_weights, lock_path, needs_training, write_record
 from segkit.ablation.work import Command, Outcome, do
 from segkit.engine.signals import Stop
 from segkit.errors import ExitCode, SegkitError, one_line
@@ -78,7 +78,7 @@ def safely(job: Job, command: Command, rules: Rules) -> Outcome:
     try:
         return _checked(job, command, rules)
     except SegkitError as error:
-        return Outcome("failed", int(error.code), error.line())
+        return Outcome("failed", int(error.code), bare(error.line()))
     except Exception as error:
         line = f"segkit: {type(error).__name__}: {one_line(str(error))}"
         with contextlib.suppress(SegkitError):
