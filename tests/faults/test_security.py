@@ -234,7 +234,7 @@ def test_dependencies_are_pinned_by_hash_above_the_floors() -> None:
         for pin in pins:
             assert re.match(r"[\w.-]+==\S+", pin), pin[:60]
             assert "--hash=sha256:" in pin, pin[:60]
-            package, version = re.match(r"([\w.-]+)==([\d.]+)", pin).groups()  # type: ignore[union-attr]
+            package, version = re.match(r"([\w.-]+)==(\d+(?:\.\d+)*)", pin).groups()  # type: ignore[union-attr]
             assert tuple(map(int, version.split("."))) >= floors.get(package, ())
     declared = (ROOT / "pyproject.toml").read_text()
     for package, floor in floors.items():
