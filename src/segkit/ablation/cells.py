@@ -48,14 +48,23 @@ def numbers_of(values: Sequence[Fraction], paper: float | None, digits: int) -> 
     return {"ours": float(rounded(middle, digits)), "spread": spread, "difference": apart}
 
 
+def paper_text(paper: float | None) -> str | None:
+    """The paper's number as it is written in the table's file."""
+    return getattr(paper, "text", paper if paper is None else repr(paper))
+
+
 def printed(number: float) -> Fraction:
     """The decimal number that a float stands for: 77.21 and not the nearest binary fraction."""
     return Fraction(Decimal(repr(float(number))))
 
 
 def entry_of(seed: int, named: Mapping[str, Any], value: Fraction, digits: int) -> dict[str, Any]:
-    shown = {"value": float(rounded(value, digits)), "exact": float(value)}
-    return {**named, "seed": seed, "state": "scored", **shown}
+    return {**named, "seed": seed, "state": "scored", **value_of(value, digits)}
+
+
+def value_of(value: Fraction, digits: int) -> dict[str, float]:
+    """A seed's number as a document has it: rounded once, and as it is."""
+    return {"value": float(rounded(value, digits)), "exact": float(value)}
 
 
 def joined(taken: Sequence[Taken], seeds: Sequence[int]) -> str:

@@ -1,6 +1,5 @@
 """What this machine reaches: from trainings that ran on it, else from a second's probe."""
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segkit.ablation.scored import timing
 from segkit.ablation.update import PASSES, updates_of
 from segkit.config import Composed
 from segkit.errors import SegkitError
@@ -91,7 +91,9 @@ def _seen(probed: Rate, device: str, runs: Path, config_dir: str | None) -> list
 
 def _of_run(folder: Path, probed: Rate, device: str, config_dir: str | None) -> Seen | None:
     """None for a run of another kind of machine, another precision, or that is no longer read."""
-    rows = _rows(folder)
+    from segkit.parts import stages_of
+
+    rows = timing(folder)
     if len(rows) < 2 or not _same_machine(folder, device):
         return None
     try:
@@ -101,23 +103,12 @@ def _of_run(folder: Path, probed: Rate, device: str, config_dir: str | None) -> 
         return None
     if not _same_precision(composed.values, device, probed.half):
         return None
-    batch = (
-        composed.values["schedule"]["stages"][0]["batch"] or composed.values["schedule"]["batch"]
-    )
+    batch = stages_of(composed.values)[0]["batch"]
     # The first bunch of steps holds the warm-up. Later stages are few and short.
-    speed = statistics.median(row["images_per_second"] for row in rows[1:])
+    speed = statistics.median(float(row["images_per_second"]) for row in rows[1:])
     choices = (composed.choices["model"], composed.choices["backbone"])
     factor = batch / speed / probed.seconds(update.macs, update.moved)
     return Seen(folder.name, choices, int(rows[-1]["step"]), factor)
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    """Of the first stage's length."""
-    try:
-        lines = (folder / "timing.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
-    except (OSError, ValueError):
-        return []
 
 
 def _same_machine(folder: Path, device: str) -> bool:

@@ -8,12 +8,11 @@ from typing import Any
 
 from segkit.ablation import scored
 from segkit.ablation.book import Column, Row, Table
-from segkit.ablation.cells import numbers_of, printed
+from segkit.ablation.cells import numbers_of, paper_text, printed, value_of
 from segkit.ablation.order import ordered
 from segkit.ablation.spent import hours_of, spent
 from segkit.engine.record import read_status
 from segkit.errors import DataError
-from segkit.report.decimals import rounded
 
 Json = Mapping[str, Any]
 Computed = Callable[[Row, Column], float | None]
@@ -76,8 +75,7 @@ class _Again:
 
     def cell(self, row: Row, column: Column, told: Json) -> Iterator[str]:
         paper = row.paper.get(column.name)
-        text = getattr(paper, "text", paper if paper is None else repr(paper))
-        yield from _unequal("", told, {"paper": paper, "printed": text})
+        yield from _unequal("", told, {"paper": paper, "printed": paper_text(paper)})
         if column.computed:
             found = self.computed(row, column) if told["state"] == "computed" else None
             made = [] if found is None else [printed(found)]
@@ -102,8 +100,7 @@ class _Again:
             yield f"seed {seed['seed']}: {error}"
             return
         values.append(value)
-        found = {"value": float(rounded(value, column.digits)), "exact": float(value)}
-        yield from _unequal(f"seed {seed['seed']} ", seed, found)
+        yield from _unequal(f"seed {seed['seed']} ", seed, value_of(value, column.digits))
 
     def rest(self, table: Table) -> Iterator[str]:
         """The order of rows, and the hours of the trainings that are finished."""

@@ -14,7 +14,15 @@ from typing import Any
 
 from segkit.ablation import scored
 from segkit.ablation.book import Column, Row, Table
-from segkit.ablation.cells import Taken, entry_of, joined, numbers_of, printed, words_of
+from segkit.ablation.cells import (
+    Taken,
+    entry_of,
+    joined,
+    numbers_of,
+    paper_text,
+    printed,
+    words_of,
+)
 from segkit.ablation.jobs import Job, Place, Plan
 from segkit.ablation.order import ordered
 from segkit.ablation.spent import hours_of, spent
@@ -151,7 +159,7 @@ class _Reading:
         compared = self.compare or column.computed
         return {
             "paper": paper,
-            "printed": getattr(paper, "text", paper if paper is None else repr(paper)),
+            "printed": paper_text(paper),
             **numbers_of(values, paper if compared else None, column.digits),
             "n": len(values) if not column.computed else 0,
             "state": joined(taken, self.seeds),

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from segkit.ablation import scored
+from segkit.ablation.cells import printed
 from segkit.engine.record import read_status
 from segkit.report.decimals import rounded
 
@@ -45,15 +45,11 @@ def hours_of(runs: Sequence[Path], scores: Sequence[Path]) -> dict[str, Any] | N
         # A score says that it was a GPU, and not which: it is taken for that of the training.
         kinds |= {_CPU} if device == "cpu" else on_gpu or {"hours (GPU)"}
     return {
-        "training": float(rounded(sum((_exact(t["hours"]) for t in trainings), Fraction(0)), 4)),
+        "training": float(rounded(sum((printed(t["hours"]) for t in trainings), Fraction(0)), 4)),
         "evaluation": float(rounded(evaluated, 4)),
         "kind": " and ".join(sorted(kinds)),
         "card": ", ".join(sorted({training["card"] for training in trainings})),
     }
-
-
-def _exact(number: float) -> Fraction:
-    return Fraction(Decimal(repr(number)))
 
 
 _CPU = "hours (CPU)"

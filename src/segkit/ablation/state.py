@@ -103,6 +103,11 @@ def is_held(job: Job, record: Mapping[str, Any]) -> bool:
     here = record.get("host") in (None, platform.node())
     if not here and record.get("state") == "running" and quiet_seconds(job) < HEARD_OF_SECONDS:
         return True
+    return is_locked(job)
+
+
+def is_locked(job: Job) -> bool:
+    """Whether a process of this machine works on the job, or trains its run by hand."""
     return held(lock_path(job)) or held(job.run / ".lock")
 
 

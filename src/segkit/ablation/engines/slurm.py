@@ -21,7 +21,7 @@ from segkit.ablation.jobs import Job
 from segkit.ablation.state import (
     folder_of,
     is_held,
-    lock_path,
+    is_locked,
     needs_training,
     read_record,
     standing,
@@ -30,7 +30,6 @@ from segkit.ablation.submissions import Submission, failed
 from segkit.ablation.work import Outcome
 from segkit.engine.signals import Stop
 from segkit.errors import EnvironmentFault, ExitCode, SegkitError
-from segkit.lock import held
 
 ENGINE = "slurm"
 ENDS = ("done", "failed")  # of a record; one that stopped is queued again
@@ -95,7 +94,7 @@ class Submitted:
         """Somebody else has it. The record of a job that left the queue is no sign of life."""
         if submission is None:
             return is_held(job, read_record(job))
-        return held(lock_path(job)) or held(job.run / ".lock")
+        return is_locked(job)
 
     def hand_over(self, stop: Stop) -> None:
         """As many as there is room for, in the order of the plan."""
