@@ -1,0 +1,211 @@
+"""What every benchmark shares: paired timing, peak memory, the machine, the table, the file.
+
+A row is a file ``benchmarks/NAME.py`` with ``TITLE`` and ``rows(rounds, device) -> list[Row]``; it
+runs by itself (``python benchmarks/NAME.py``) and under ``segkit bench NAME``.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+VERSIONS = (
+    "torch", "torchvision", "numpy", "albumentations", "torchmetrics",
+    "segmentation-models-pytorch", "opencv-python-headless", "pillow",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. Seconds are medians; None is "not measured", and ``note`` says why.
+
+    ``ratio`` is how many times as fast ours is: the median over rounds of theirs / ours, in which
+    both were taken one after the other; ``spread`` its first and third quartile. ``least`` is the
+    bar for ``ratio``, ``most`` that for ``seconds``; ``most_memory`` that for ours / theirs peak
+    bytes.
+    """
+
+    name: str
+    against: str | None = None
+    seconds: float | None = None
+    theirs: float | None = None
+    ratio: float | None = None
+    spread: tuple[float, float] | None = None
+    peak: int | None = None
+    their_peak: int | None = None
+    least: float | None = None
+    most: float | None = None
+    most_memory: float | None = None
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether every bar is; None without one, or where nothing was measured."""
+        said = []
+        if self.least is not None and self.ratio is not None:
+            said.append(self.ratio >= self.least)
+        if self.most is not None and self.seconds is not None:
+            said.append(self.seconds <= self.most)
+        if self.most_memory is not None and self.peak and self.their_peak:
+            said.append(self.peak <= self.most_memory * self.their_peak)
+        return all(said) if said else None
+
+
+def paired(
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    *,
+    rounds: int,
+    warm: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[list[float], list[float]]:
+    """Seconds of both in every round, one after the other, so that a busy machine hurts both."""
+    mine: list[float] = []
+    others: list[float] = []
+    for number in range(-warm, rounds):
+        # Who comes first changes, for the second finds warm caches.
+        pair = ((ours, mine), (theirs, others))
+        for work, seconds in pair if number % 2 else reversed(pair):
+            began = clock()
+            work()
+            if number >= 0:
+                seconds.append(clock() - began)
+    return mine, others
+
+
+def compared(mine: Sequence[float], others: Sequence[float]) -> dict[str, object]:
+    """``seconds``, ``theirs``, ``ratio`` and ``spread`` of a row."""
+    ratios = sorted(b / a for a, b in zip(mine, others, strict=True))
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return {
+        "seconds": statistics.median(mine),
+        "theirs": statistics.median(others),
+        "ratio": statistics.median(ratios),
+        "spread": (low, high),
+    }
+
+
+def own_peak() -> int:
+    """Bytes of this process's largest resident set so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# -- machine -----------------------------------------------------------------------------------
+
+
+def machine(device: Literal["cpu", "cuda"]) -> dict[str, object]:
+    """Processor or card, cores, load, versions: what a ratio is a ratio on."""
+    there = {name: _version(name) for name in VERSIONS}
+    found: dict[str, object] = {
+        "cpu": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        **{name: version for name, version in there.items() if version},
+    }
+    if device == "cuda":
+        import torch
+
+        found["card"] = torch.cuda.get_device_name()
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo")
+    for line in lines.read_text().splitlines() if lines.exists() else []:
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor()
+
+
+# -- output ------------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Row]) -> str:
+    """For a terminal, a line a row."""
+    lines = [f"{'':52} {'ours':>10} {'theirs':>10} {'ratio':>7}  {'memory':>12}  bar"]
+    for row in rows:
+        name = row.name if row.against is None else f"{row.name} / {row.against}"
+        lines.append(
+            f"{name[:52]:52} {_time(row.seconds):>10} {_time(row.theirs):>10} "
+            f"{_ratio(row):>7}  {_memory(row):>12}  {_bar(row)}{_note(row)}"
+        )
+    return "\n".join(lines)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.2f} ms"
+
+
+def _ratio(row: Row) -> str:
+    return "-" if row.ratio is None else f"{row.ratio:.2f}"
+
+
+def _memory(row: Row) -> str:
+    if row.peak is None:
+        return "-"
+    ours = f"{row.peak / 2**20:.0f} MiB"
+    return ours if not row.their_peak else f"{ours} x{row.peak / row.their_peak:.2f}"
+
+
+def _bar(row: Row) -> str:
+    bars = {">= {:g}": row.least, "<= {:g} s": row.most, "memory <= {:g}": row.most_memory}
+    said = ", ".join(form.format(bar) for form, bar in bars.items() if bar is not None)
+    verdict = {True: " met", False: " MISSED", None: ""}[row.met]
+    return said + verdict
+
+
+def _note(row: Row) -> str:
+    return f"  ({row.note})" if row.note else ""
+
+
+def document(title: str, rows: Sequence[Row], device: Literal["cpu", "cuda"]) -> dict[str, object]:
+    """What a result file holds."""
+    written = [{**asdict(row), "met": row.met} for row in rows]
+    return {"title": title, "machine": machine(device), "rows": written}
+
+
+def run(title: str, rows: Callable[[int, str], list[Row]], *, rounds: int) -> int:
+    """The command line of a row file: ``[--rounds N] [--device cpu|cuda] [--out FILE]``.
+
+    Returns 1 if a bar is missed, which is how ``segkit bench`` hears of it.
+    """
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path, help="a JSON file for the results")
+    options = parser.parse_args()
+    found = rows(options.rounds, options.device)
+    print(f"\n{title}\n{table(found)}", flush=True)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        text: Mapping[str, object] = document(title, found, options.device)
+        options.out.write_text(json.dumps(text, indent=1) + "\n")
+    return int(any(row.met is False for row in found))
+
+
+def not_measured(name: str, against: str | None = None, **bars: float) -> Row:
+    """Of a row that wants a CUDA device where there is none."""
+    return Row(name, against, note="not measured: no CUDA device", **bars)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    sys.exit(__doc__)
