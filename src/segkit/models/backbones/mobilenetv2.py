@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.errors import ConfigError
+from segkit.models.activations import ReLU6
 from segkit.models.atrous import Unit, plan_units
 from segkit.models.contracts import Backbone, Feature
 from segkit.models.initial import he_normal
@@ -90,14 +91,14 @@ class InvertedResidual(nn.Module):
     def project(self, expanded: Tensor, x: Tensor) -> Tensor:
         """The unit's output from its expanded map and its input."""
         y = self.conv[-1](self.conv[-2](expanded))
-        return x + y if self.residual else y
+        return y.add_(x) if self.residual else y
 
     def bordered(self, x: Tensor) -> Tensor:
         return F.pad(x, [self.outside] * 4) if self.outside else x
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv(self.bordered(x))
-        return x + y if self.residual else y
+        return y.add_(x) if self.residual else y
 
 
 class ConvNormReLU6(nn.Sequential):
@@ -126,7 +127,7 @@ class ConvNormReLU6(nn.Sequential):
                 bias=False,
             ),
             nn.BatchNorm2d(channels),
-            nn.ReLU6(inplace=True),
+            ReLU6(),
         )
 
 

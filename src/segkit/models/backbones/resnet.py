@@ -100,7 +100,7 @@ class ResidualUnit(nn.Module, ABC):
 
     def join(self, branch: Tensor, x: Tensor) -> Tensor:
         """The unit's output from its branch and its input."""
-        return self.relu(branch + (x if self.downsample is None else self.downsample(x)))
+        return self.relu(branch.add_(x if self.downsample is None else self.downsample(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.join(self.branch(x), x)
