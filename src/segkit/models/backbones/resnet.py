@@ -99,11 +99,15 @@ class ResidualUnit(nn.Module, ABC):
         """What is added to the shortcut: the last batch norm's output."""
 
     def join(self, branch: Tensor, x: Tensor) -> Tensor:
-        """The unit's output from its branch and its input."""
-        return self.relu(branch.add_(x if self.downsample is None else self.downsample(x)))
+        """The unit's output from its branch, which stays as it is, and its input."""
+        return self.relu(branch + self.shortcut(x))
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        return x if self.downsample is None else self.downsample(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.join(self.branch(x), x)
+        # In place, for nobody else sees the branch, and batch norm keeps its own input.
+        return self.relu(self.branch(x).add_(self.shortcut(x)))
 
 
 class BasicUnit(ResidualUnit):
