@@ -6,6 +6,7 @@ runs by itself (``python benchmarks/NAME.py``) and under ``segkit bench NAME``.
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import resource
@@ -13,10 +14,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
+
+Result = TypeVar("Result")
 
 VERSIONS = (
     "torch", "torchvision", "numpy", "albumentations", "torchmetrics",
@@ -92,6 +96,28 @@ def compared(mine: Sequence[float], others: Sequence[float]) -> dict[str, object
         "ratio": statistics.median(ratios),
         "spread": (low, high),
     }
+
+
+def grown(work: Callable[[], object]) -> int:
+    """Bytes by which this process's resident set grows in ``work``, at its highest.
+
+    For ``in_fresh_process``: what was freed before would be used again. Linux alone can say it.
+    """
+    Path("/proc/self/clear_refs").write_text("5")  # the highest is now
+    before = _status("VmRSS")
+    work()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def in_fresh_process(work: Callable[..., Result], *arguments: object) -> Result:
+    """``work(*arguments)`` in a process that did nothing before; both must be found by name."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(work, *arguments).result()
 
 
 def own_peak() -> int:
