@@ -6,7 +6,7 @@ by both, four tensors of 4·C·H·W bytes an image, never exist.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -39,7 +39,7 @@ class _Banded(torch.autograd.Function):
     ) -> Tensor:
         gradient = torch.empty_like(scores) if ctx.needs_input_grad[0] else None
         total = scores.new_zeros(())
-        with torch.autocast(scores.device.type, enabled=False), exact_products(scores.device):
+        with _no_autocast(scores.device), exact_products(scores.device):
             for images in _groups(scores, labels):
                 own = None if gradient is None else gradient[images]
                 total += _group_sum(scores[images], labels[images], weights, ignore_label, own)
@@ -130,6 +130,11 @@ def _places(small: int, large: int) -> Tensor:
     scale = torch.tensor((small - 1) / max(large - 1, 1), dtype=torch.float32, device="cpu")
     steps = torch.arange(large, dtype=torch.float32, device="cpu")
     return (scale * steps).clamp_max(small - 1)
+
+
+def _no_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """The meta device, on which a step is counted, has none that could be turned off."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 @contextmanager
