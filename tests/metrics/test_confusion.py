@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.errors import DataError
+from segkit.metrics import confusion as module
 from segkit.metrics.confusion import ConfusionMatrix, iou, mean_iou, pixel_accuracy
 
 
@@ -34,6 +35,26 @@ def test_counts_are_the_oracles(seed: int, classes: int, pixels: int, kind: torc
     for part in np.array_split(np.arange(pixels), 3):
         confusion.update(torch.tensor(found[part]).to(kind), torch.tensor(label[part]).to(kind))
     assert confusion.matrix().tolist() == oracle(found, label, classes, 255)
+
+
+@pytest.mark.parametrize(("classes", "ignore"), [(2, 255), (21, 255), (21, 5), (255, 255), (3, -1)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_bytes_are_counted_as_their_wide_copies(
+    classes: int, ignore: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in pieces and threads, with values that belong in no cell, in views of other maps."""
+    monkeypatch.setattr(module, "_EXACT", 1000)
+    monkeypatch.setattr(module, "_WORTH_A_THREAD", 700)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    torch.manual_seed(classes)
+    maps = torch.randint(0, 256, (2, 70, 90), dtype=torch.uint8)
+    maps[:, :50] %= min(classes + 1, 255)
+    for part in (maps, maps[:, ::2, 1::3], maps.transpose(1, 2), maps[:, :1, :3], maps[:, :0]):
+        narrow, wide = (ConfusionMatrix(classes, ignore, "cpu") for _ in range(2))
+        narrow.update(*part)
+        wide.update(*part.long())
+        assert torch.equal(narrow._counts, wide._counts)
+        assert int(narrow._counts.sum()) == part[0].numel()
 
 
 def test_two_dimensions_and_rows_are_truth() -> None:

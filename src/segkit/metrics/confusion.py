@@ -5,7 +5,9 @@ truth and prediction has no IoU (``None``) and stays out of the mean; every othe
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import torch
 from torch import Tensor
 
@@ -14,6 +16,10 @@ from segkit.errors import DataError
 # Counting on a GPU adds into this many copies of the matrix: a picture is mostly one class, and
 # thousands of threads adding to one cell wait for one another.
 _COPIES = 64
+# OpenCV hands its counts out in float32, which is exact up to here.
+_EXACT = 2**24
+# Below, a thread costs more than it counts.
+_WORTH_A_THREAD = 2**20
 
 
 class ConfusionMatrix:
@@ -32,8 +38,14 @@ class ConfusionMatrix:
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Count ``prediction`` against ``label``: integer tensors of one shape, any width.
 
-        Never waits for the device; values out of range are reported by ``matrix``.
+        Never waits for the device; values out of range are reported by ``matrix``. Bytes on the
+        CPU are counted as they are, everything else is widened first.
         """
+        if {t.dtype for t in (prediction, label)} == {torch.uint8} and all(
+            t.device.type == "cpu" for t in (prediction, label, self._counts)
+        ):
+            self._counts += self._cells(_count_bytes(label.flatten(), prediction.flatten()))
+            return
         truth = label.to(self._counts.device, torch.int64).flatten()
         found = prediction.to(self._counts.device, torch.int64).flatten()
         classes = self.num_classes
@@ -44,6 +56,15 @@ class ConfusionMatrix:
         cell = torch.where(fits, cell, foul)
         cell = torch.where(truth == self.ignore_label, ignored, cell)
         self._counts += _count(cell, self._counts.numel())
+
+    def _cells(self, table: Tensor) -> Tensor:
+        """What ``_count_bytes`` counted, in the cells of this matrix."""
+        ignored = torch.zeros((), dtype=torch.int64)
+        if 0 <= self.ignore_label < len(table):
+            ignored = table[self.ignore_label].sum()
+            table[self.ignore_label] = 0
+        inside = table[: self.num_classes, : self.num_classes]
+        return torch.cat([inside.flatten(), torch.stack([ignored, table.sum() - inside.sum()])])
 
     def add(self, matrix: Tensor) -> None:
         """Add another confusion matrix [C, C] over the same classes."""
@@ -63,6 +84,26 @@ class ConfusionMatrix:
                 f"labels are 0..{self.num_classes - 1} or {self.ignore_label}",
             )
         return self._counts[:-2].view(self.num_classes, self.num_classes).clone()
+
+
+def _count_bytes(truth: Tensor, found: Tensor) -> Tensor:
+    """Pixels by (truth, prediction), int64 [256, 256], of bytes [N]; in all of torch's threads."""
+    pixels = truth.numel()
+    threads = max(1, min(torch.get_num_threads(), pixels // _WORTH_A_THREAD))
+    if threads == 1 and pixels <= _EXACT:
+        return _table(truth, found)
+    size = min(_EXACT, -(-pixels // threads))
+    with ThreadPoolExecutor(threads) as pool:  # OpenCV counts without Python's lock
+        return sum(pool.map(_table, truth.split(size), found.split(size)), start=torch.tensor(0))
+
+
+def _table(truth: Tensor, found: Tensor) -> Tensor:
+    """As ``_count_bytes``, of at most ``_EXACT`` pixels."""
+    if not truth.numel():
+        return torch.zeros((256, 256), dtype=torch.int64)
+    lines = [t.numpy().reshape(1, -1) for t in (truth, found)]
+    counts = cv2.calcHist(lines, [0, 1], None, [256, 256], [0, 256, 0, 256])
+    return torch.from_numpy(counts).to(torch.int64)
 
 
 def _count(cell: Tensor, cells: int) -> Tensor:
