@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -48,9 +48,15 @@ def write_whole(path: Path, data: bytes, check: Callable[[bytes], None] | None =
 
 def write_new(path: Path, data: bytes) -> None:
     """Create ``path`` with ``data`` and wait until it is on the disk; never follows a link."""
+    write_parts(path, [memoryview(data)])
+
+
+def write_parts(path: Path, parts: Iterable[memoryview]) -> None:
+    """``write_new`` for what is not in memory as a whole: ``parts`` (of bytes) one by one."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags, 0o666), "wb", buffering=0) as file:
-        write_all(file.fileno(), data)
+        for part in parts:
+            write_all(file.fileno(), part)
         os.fsync(file.fileno())
 
 
@@ -73,7 +79,7 @@ def append(path: Path, data: bytes) -> None:
             os.close(handle)
 
 
-def write_all(handle: int, data: bytes) -> None:
+def write_all(handle: int, data: bytes | memoryview) -> None:
     """``os.write`` may take less than it is given, the more so near a full disk."""
     rest = memoryview(data)
     while rest:

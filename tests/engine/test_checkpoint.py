@@ -336,8 +336,8 @@ def test_what_the_disk_altered_is_noticed_before_it_counts(
     save(tmp_path, 4)
     honest = whole_files.write_all
 
-    def rotten(handle: int, data: bytes) -> None:
-        honest(handle, data[:-1] + b"\0")
+    def rotten(handle: int, data: bytes | memoryview) -> None:
+        honest(handle, bytes(data)[:-1] + b"\0")
 
     monkeypatch.setattr(whole_files, "write_all", rotten)
     with pytest.raises(EnvironmentFault, match="differs"):

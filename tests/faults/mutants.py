@@ -38,8 +38,8 @@ MUTANTS = [
     Mutant(
         "a checkpoint is not read back before it counts",
         "engine/checkpoint.py",
-        "                _read_back(fresh / name, data)\n",
-        "",
+        "    if payload.hash_of(path) != sha256:\n",
+        "    if not sha256:\n",
         "engine/test_checkpoint.py::test_what_the_disk_altered_is_noticed_before_it_counts",
     ),
     Mutant(

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segkit.engine.seal import digest, seal, tensor_bytes, tensors_from, unseal
+from segkit.engine import payload
+from segkit.engine.seal import digest, seal, tensors_from, unseal
 from segkit.errors import CheckpointError, SegkitError
-from segkit.whole_files import faults, sync_folder, temporary, write_new, write_whole
+from segkit.whole_files import faults, sync_folder, temporary, write_whole
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
@@ -70,32 +71,31 @@ def save(
     tensors = dict(zip(PAYLOADS, (model, optimizer), strict=True))
     if average is not None:
         tensors[AVERAGE] = average
-    payloads = {name: tensor_bytes(state) for name, state in tensors.items()}
-    manifest = {
-        "format": FORMAT,
-        "run": run,
-        "step": step,
-        "stage": stage,
-        "files": {n: {"bytes": len(b), "sha256": digest(b)} for n, b in payloads.items()},
-        "config": config,
-        "labels": labels,
-    }
+    said = {"format": FORMAT, "run": run, "step": step, "stage": stage}
     target = folder / f"step-{step:08d}"
-    # The manifest last: a folder copied half way by somebody else has none.
-    _publish(target, {**payloads, MANIFEST: seal(manifest)})
+    _publish(target, tensors, {**said, "config": config, "labels": labels})
     _point(folder / "latest.json", target)
     return target
 
 
-def _publish(target: Path, files: Mapping[str, bytes]) -> None:
-    """Make the folder ``target`` of ``files`` appear whole, by one rename."""
-    fresh = temporary(target)
-    with faults(target, sum(map(len, files.values()))):
+def _publish(
+    target: Path, payloads: Mapping[str, Mapping[str, Tensor]], said: Mapping[str, Any]
+) -> None:
+    """Make the folder ``target`` of ``payloads`` and a manifest with what is ``said`` appear whole,
+    by one rename.
+    """
+    fresh, files = temporary(target), {}
+    sizes = {name: payload.size(tensors) for name, tensors in payloads.items()}
+    with faults(target, sum(sizes.values())):
         try:
             fresh.mkdir()
-            for name, data in files.items():
-                write_new(fresh / name, data)
-                _read_back(fresh / name, data)
+            for name, tensors in payloads.items():
+                sha256 = payload.write(fresh / name, tensors)
+                _read_back(fresh / name, sha256)
+                files[name] = {"bytes": sizes[name], "sha256": sha256}
+            # The manifest last: a folder copied half way by somebody else has none.
+            text = memoryview(seal({**said, "files": files}))
+            _read_back(fresh / MANIFEST, payload.write_hashed(fresh / MANIFEST, [text]))
             sync_folder(fresh)
             _remove(target)  # there only if it is damaged and the run fell back behind it
             fresh.rename(target)
@@ -104,8 +104,8 @@ def _publish(target: Path, files: Mapping[str, bytes]) -> None:
             shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _read_back(path: Path, data: bytes) -> None:
-    if digest(path.read_bytes()) != digest(data):
+def _read_back(path: Path, sha256: str) -> None:
+    if payload.hash_of(path) != sha256:
         raise OSError(None, "what was read back differs from what was written")
 
 

@@ -1,4 +1,4 @@
-"""JSON that carries a hash of itself, and tensors as bytes: what checkpoints are made of."""
+"""JSON that carries a hash of itself, and tensors out of bytes: what checkpoints are read with."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from segkit.errors import CheckpointError, NumericsError, RefusedError
+from segkit.errors import CheckpointError, RefusedError
 from segkit.tensor_header import check_header
 
 
@@ -42,19 +42,6 @@ def unseal(data: bytes, path: Path) -> dict[str, Any]:
 
 def _text(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Safetensors bytes of copies on the CPU, contiguous: the format knows no strides.
-
-    Raises NumericsError for a tensor that is not finite.
-    """
-    copies = {
-        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
-    }
-    if broken := not_finite(copies):
-        raise NumericsError("NON-FINITE", broken, "holds NaN or infinity; it is not saved")
-    return safetensors.torch.save(copies)
 
 
 def tensors_from(data: bytes, path: Path) -> dict[str, Tensor]:
