@@ -2,7 +2,7 @@
 
 In eval mode a batch norm is an affine map of every channel, γ(x − μ)/√(σ² + ε) + β, which the
 convolution before it can do with its weights and bias. Which one that is, is no matter of names: it
-is seen in one pass without values.
+is seen in one pass over a small image.
 """
 
 import copy
@@ -19,8 +19,9 @@ from segkit.models.watching import Watching, tensors_in
 
 aten = torch.ops.aten
 
-# Without values a size costs nothing, and a cascade at output stride 256 still has positions.
-_SIDE = 513
+# Of the image that is looked at: any position will do. The meta device needs no values, but there
+# some operators are Python that loads torch's compiler, for a second and more.
+_SIDE = 33
 
 
 class CannotFold(Exception):
@@ -52,11 +53,9 @@ def foldable(net: Segmenter) -> dict[str, str]:
     """The names of all convolutions that one batch norm alone reads, and that norm's.
 
     Raises ValueError for a convolution that would not use a bias, and whatever ``net`` raises when
-    it is copied to the meta device and asked there.
+    it is copied and asked on the CPU.
     """
-    twin = copy.deepcopy(
-        net, {id(part): torch.empty_like(part, device="meta") for part in _tensors(net)}
-    ).eval()
+    twin = copy.deepcopy(net, {id(part): _on_cpu(part) for part in _tensors(net)}).eval()
     convs = {id(part.weight): name for name, part in _named(twin, nn.Conv2d)}
     norms = {id(part.running_mean): name for name, part in _named(twin, *_NORMS)}
     pairs = {
@@ -67,7 +66,7 @@ def foldable(net: Segmenter) -> dict[str, str]:
     # What is seen of a convolution is not how its module gets to its bias: look again.
     for conv, norm in pairs.items():
         part = cast(nn.Conv2d, twin.get_submodule(conv))
-        part.bias = nn.Parameter(part.weight.new_empty(part.out_channels), requires_grad=False)
+        part.bias = nn.Parameter(part.weight.new_zeros(part.out_channels), requires_grad=False)
         twin.set_submodule(norm, _behind(twin.get_submodule(norm)))
     used = _passed(twin).used
     for conv in pairs:
@@ -134,13 +133,10 @@ class _Readers(Watching):
         if is_norm:
             _, source = self._made.get(id(args[0]), (None, None))
             self._sources[id(args[3])].add(source)
-            # Shapes alone; torch's own way to them on the meta device takes most of a pass.
-            channels = args[0].new_empty(args[0].shape[1])
-            return torch.empty_like(args[0]), channels, torch.empty_like(channels)
-        # A mean on the meta device is Python that loads torch's compiler; a sum has its shape.
-        result = (aten.sum.dim_IntList if func is aten.mean.dim else func)(*args, **kwargs)
-        if func is aten.convolution.default and not args[6]:  # transposed ones have other weights
-            self._made[id(result)] = (result, id(args[1]))
+        if func is not aten.convolution.default or args[6]:  # transposed, no channel is a row
+            return func(*args, **kwargs)
+        result = _of_its_shape(args)
+        self._made[id(result)] = (result, id(args[1]))
         return result
 
     def ended(self, results: object) -> None:
@@ -163,11 +159,28 @@ class _Readers(Watching):
                     yield weight, mean
 
 
+def _of_its_shape(args: Sequence[Any]) -> Tensor:
+    """Zeros for what a convolution would take nearly all of a pass to make."""
+    x, weight, _, *along = args[:6]
+    sides = [
+        (side + 2 * padding - rate * (kernel - 1) - 1) // stride + 1
+        for side, kernel, stride, padding, rate in zip(
+            x.shape[2:], weight.shape[2:], *along, strict=True
+        )
+    ]
+    return cast(Tensor, x.new_zeros(len(x), len(weight), *sides))
+
+
 def _passed(twin: Segmenter) -> _Readers:
     with torch.no_grad(), _Readers() as readers:
-        scores = twin.scores(torch.empty(1, 3, _SIDE, _SIDE, device="meta"))
+        scores = twin.scores(torch.zeros(1, 3, _SIDE, _SIDE))
         readers.ended(list(scores.values()))
     return readers
+
+
+def _on_cpu(part: Tensor) -> Tensor:
+    """The tensor, or nothing but its shape where another device would have to give its values."""
+    return part if part.device.type == "cpu" else torch.zeros_like(part, device="cpu")
 
 
 def _tensors(net: nn.Module) -> Iterator[Tensor]:
