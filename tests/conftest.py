@@ -40,3 +40,13 @@ def no_record_of_weights(
         return place[0]
 
     monkeypatch.setattr(known_weights, "record", record)
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """torch's slow exact kernels, and with them every exact path of segkit's own."""
+    import torch
+
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -1,7 +1,5 @@
 """The loss in bands beside torch's own upsampling and cross entropy."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -15,13 +13,6 @@ from segkit.losses.banded import banded_cross_entropy
 def band_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """One row, some rows or several images at a time."""
     monkeypatch.setitem(banded.BAND_BYTES, "cpu", request.param)
-
-
-@pytest.fixture
-def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def drawn(

@@ -59,12 +59,20 @@ def plain_loop(steps: int) -> nn.Module:
     return net
 
 
+@pytest.mark.usefixtures("deterministic")
 def test_ten_steps_equal_a_plain_loop_bit_for_bit(tmp_path: Path) -> None:
     toy.train_toy(tmp_path / "run", stages=[toy.plan(0, 10)])
     ours = checkpoint.load(checkpoint.newest(tmp_path / "run")).model
     theirs = plain_loop(10).state_dict()
     assert ours.keys() == theirs.keys()
     assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_the_fast_path_stays_beside_the_plain_loop(tmp_path: Path) -> None:
+    toy.train_toy(tmp_path / "run", stages=[toy.plan(0, 10)])
+    ours = checkpoint.load(checkpoint.newest(tmp_path / "run")).model
+    for name, theirs in plain_loop(10).state_dict().items():
+        torch.testing.assert_close(ours[name], theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_accumulation_equals_the_whole_batch_without_batch_statistics(tmp_path: Path) -> None:
