@@ -44,6 +44,7 @@ def main(composed: Composed) -> int:
         found = " ".join(values["inputs"]) or "nothing"
         raise ConfigError("USAGE", "crf", f"{found} asked for", "type segkit crf tune ckpt=RUN")
     device = parts.device_of(values)
+    parts.deterministic(values["deterministic"])
     path = restored.find(values["ckpt"], values["runs"], values["ckpt_kind"])
     print(f"checkpoint: {path}", file=sys.stderr)
     trained = restored.asked_for(composed, path, device)

@@ -50,6 +50,7 @@ def work(composed: Composed, team: Alone) -> int:
     """The part of this process in the evaluation: a share of the images."""
     values = composed.values
     device = parts.device_of(values)
+    parts.deterministic(values["deterministic"])
     path = restored.find(values["ckpt"], values["runs"], values["ckpt_kind"])
     if team.leads:
         print(f"checkpoint: {path}", file=sys.stderr)
@@ -106,7 +107,7 @@ def work(composed: Composed, team: Alone) -> int:
 
 def facts(values: parts.Values, trained: Trained, dataset: Dataset, out: Path) -> dict[str, Any]:
     """What must be the same in every process for their counts to add up to one score."""
-    keys = ("os", "ms", "flip", "crf", "precision", "tta", "densecrf", "eval")
+    keys = ("os", "ms", "flip", "crf", "precision", "deterministic", "tta", "densecrf", "eval")
     asked = {key: str(values[key]) for key in keys}
     own = {"config": trained.digest, "step": trained.step, "out": str(out)}
     listed = {"samples": parts.digest_of(dataset), "classes": ",".join(dataset.labels.names)}

@@ -58,9 +58,12 @@ def team_of(values: Values) -> Alone:
 
 
 def precision_of(values: Values, device: torch.device) -> Any:
-    """``auto`` is bf16 on CUDA and fp32 on the CPU, where bf16 is slower on most machines."""
+    """``auto`` is bf16 on CUDA and fp32 on the CPU, where bf16 is slower on most machines.
+
+    With ``deterministic=true`` it is fp32 everywhere.
+    """
     if values["precision"] == "auto":
-        return "bf16" if device.type == "cuda" else "fp32"
+        return "bf16" if device.type == "cuda" and not values.get("deterministic") else "fp32"
     return values["precision"]
 
 
@@ -249,9 +252,15 @@ def check_batches(net: Segmenter, values: Values) -> None:
 
 
 def deterministic(wanted: bool) -> None:
-    """Slow exact kernels, where asked for."""
+    """Slow exact kernels, where asked for: the same bits every time, and no TF32.
+
+    torch's flag says it to all others: a faster path that changes a bit asks it and stays away.
+    """
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = not wanted
     torch.use_deterministic_algorithms(wanted)
 
 

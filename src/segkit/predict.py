@@ -35,6 +35,7 @@ def main(composed: Composed) -> int:
     if not found.sources:
         tally.check()
     device = parts.device_of(values)
+    parts.deterministic(values["deterministic"])
     path = restored.find(values["ckpt"], values["runs"], values["ckpt_kind"])
     print(f"checkpoint: {path}", file=sys.stderr)
     trained = restored.asked_for(composed, path, device)

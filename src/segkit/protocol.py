@@ -1,5 +1,6 @@
 """A protocol: how a trained network is asked, and the words that sign what came out."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from segkit.inference.crf_stage import CrfStage, MeanField, backend_text
 from segkit.inference.memory import Memory
 from segkit.inference.predictor import Predictor
 from segkit.inference.windows import Window
+from segkit.models.folding import CannotFold, folded
 from segkit.models.segmenter import Segmenter
 from segkit.ranks import place
 from segkit.record import notice
@@ -44,9 +46,12 @@ def predictor_of(trained: Trained, values: parts.Values, device: torch.device) -
 def asking(
     net: Segmenter, values: parts.Values, device: torch.device, memory: Memory, **views: Any
 ) -> Predictor:
-    """``net`` as ``eval.*`` says; without ``views`` (scales, flip, fusion) once and unscaled."""
+    """``net`` as ``eval.*`` says; without ``views`` (scales, flip, fusion) once and unscaled.
+
+    It is asked with the weights that it has now.
+    """
     return Predictor(
-        net,
+        quickest(net),
         output_stride=net.output_stride,
         pad=values["eval"]["pad"],
         window=window_of(values),
@@ -56,6 +61,24 @@ def asking(
         memory=memory,
         **views,
     )
+
+
+def quickest(net: Segmenter) -> Segmenter:
+    """``net`` with its batch norms folded, unless exact kernels are asked for or it cannot be."""
+    if torch.are_deterministic_algorithms_enabled():
+        return net
+    try:
+        return folded(net)
+    except CannotFold as reason:
+        _say_unfolded(str(reason))
+        return net
+
+
+@functools.cache
+def _say_unfolded(reason: str) -> None:
+    """Once, not at every validation."""
+    if place().rank == 0:
+        notice(f"batch norms stay as they are ({reason}); results are the same, later")
 
 
 def memory_of(values: parts.Values, device: torch.device) -> Memory:
@@ -129,6 +152,8 @@ def slug(values: parts.Values, trained: Trained) -> str:
     asked["densecrf"] = {k: v for k, v in values["densecrf"].items() if k != "preset"}
     asked["dataset"] = {k: v for k, v in values["dataset"].items() if k not in FEEDING_KEYS}
     scored = [trained.step, *([trained.scored] if trained.scored else [])]
+    if values["deterministic"]:  # one that is not keeps the name it has
+        asked["deterministic"] = True
     exact = hashlib.sha256(json.dumps([asked, *scored], sort_keys=True, default=str).encode())
     data = [values["dataset"]["name"], parts.split_of(values)]
     return "-".join([*data, *own, *flags, exact.hexdigest()[:6]])
@@ -189,4 +214,5 @@ def sign(
         torch=torch.__version__,
         config=trained.digest,
         window=values["eval"]["window"] if values["eval"]["window"]["size"] else None,
+        deterministic=values["deterministic"],
     )

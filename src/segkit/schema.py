@@ -188,6 +188,7 @@ class Common:
     rank_timeout: float = doc("seconds without progress after which a process hangs", 120.0)
     worker_timeout: float = doc("seconds after which a silent worker process is given up", 300.0)
     precision: str = doc("auto, fp32 or bf16 (auto: bf16 on CUDA, fp32 on CPU)", "auto")
+    deterministic: bool = doc("slow exact kernels (auto is then fp32)", False)
     dataset: Any = None
     tta: Tta = field(default_factory=Tta)
     densecrf: DenseCrf = field(default_factory=DenseCrf)
@@ -229,7 +230,6 @@ class Train(Common):
     seed: int = doc("every random draw is a function of it", 0)
     sync_bn: bool = doc("train batch norm over the images of all GPUs", True)
     compile: bool = doc("torch.compile the network (CUDA)", False)
-    deterministic: bool = doc("slow exact kernels", False)
     resume: bool = doc("go on where the same command stopped", False)
     resume_allow: list[str] = doc("keys that may differ on resume", [])  # noqa: RUF009
     pretrained: str = doc("imagenet, none, a run or a file", "imagenet")

@@ -278,6 +278,7 @@ def protocol_digest(trained: Trained, values: parts.Values, device: torch.device
         "window": window_of(values),
         "crf": [crf_of(values), backend.largest] if values["crf"] else None,
         "precision": parts.precision_of(values, device),
+        **({"deterministic": True} if values["deterministic"] else {}),
         "device": device.type,
         **parts.versions(),
     }

@@ -38,6 +38,7 @@ def main(composed: Composed) -> int:
         own = {".lock", RECORD, server.archive}  # what submit itself writes beside the maps
         return report(path, check(path, server, server.sizes(), own))
     device = parts.device_of(values)
+    parts.deterministic(values["deterministic"])
     path = restored.find(values["ckpt"], values["runs"], values["ckpt_kind"])
     print(f"checkpoint: {path}", file=sys.stderr)
     trained = restored.asked_for(composed, path, device)

@@ -380,7 +380,7 @@ def _newest(run: Run) -> str | None:
 
 
 def _tune(device: torch.device) -> None:
-    if device.type == "cuda":
+    if device.type == "cuda" and not torch.are_deterministic_algorithms_enabled():
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in fp32
         torch.backends.cudnn.allow_tf32 = True
 

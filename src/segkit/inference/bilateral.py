@@ -107,7 +107,7 @@ class BilateralFilter:
         gap = (low - high[block].amax(0)).clamp(min=0) + (low[block].amin(0) - high).clamp(min=0)
         bound = (-gap.square().sum(1) * self._scale).exp() * self._features.shape[1]
         ordered, leaves = bound.sort()
-        return leaves[ordered.cumsum(0) > LEFT_OUT].sort().values
+        return leaves[_running_sum(ordered) > LEFT_OUT].sort().values
 
     def _filtered(self, rows: Tensor, *, with_unit: bool = False) -> Tensor:
         """[C, N] -> [C, N]. With ``with_unit`` a key of logit 0, whose value alone is 1, joins."""
@@ -155,6 +155,13 @@ def k_d_order(features: Tensor, leaf: int) -> Tensor:
         along = inside.gather(2, widest[:, None, None].expand(-1, inside.shape[1], 1))[..., 0]
         nodes = nodes.gather(1, along.argsort(dim=1, stable=True)).view(2 * len(nodes), -1)
     return nodes
+
+
+def _running_sum(values: Tensor) -> Tensor:
+    """Of a vector; on the host where exact kernels are asked for: a GPU has none for it."""
+    if torch.are_deterministic_algorithms_enabled():
+        return values.cpu().cumsum(0).to(values.device)
+    return values.cumsum(0)
 
 
 def _features(rgb: Tensor, place: float) -> Tensor:

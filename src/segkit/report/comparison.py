@@ -26,7 +26,7 @@ _CHUNK = 1 << 22  # image counts that are drawn at once
 # Every other field of a signature, those of later versions too, is a part of the protocol.
 _NETWORK = {
     *("model", "backbone", "train_os", "multi_grid", "weights", "checkpoint", "step", "scored"),
-    *("seed", "config", "precision", "device", "segkit", "torch"),
+    *("seed", "config", "precision", "device", "deterministic", "segkit", "torch"),
 }
 
 Floats = NDArray[np.float64]

@@ -17,7 +17,7 @@ from segkit.errors import DataError
 # Kept readable inside a part; everything else is written %XX, so that no name can fake a part.
 _PLAIN = "+,/:@~()"
 # Fields that a document has where they say something.
-_OPTIONAL = {"scored", "skipped", "window"}
+_OPTIONAL = {"scored", "skipped", "window", "deterministic"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Signature:
     ``pad``, and is None and not written for whole images;
     ``config`` the hash of the training's
     config where known; ``device`` the kind (``cpu``, ``cuda``), ``precision`` what the network
-    computed in.
+    computed in; ``deterministic`` whether by slow exact kernels, and is not written where not.
     """
 
     dataset: str
@@ -63,6 +63,7 @@ class Signature:
     scored: str | None = None
     skipped: int = 0
     window: Mapping[str, Any] | None = None
+    deterministic: bool = False
 
     def __str__(self) -> str:
         return " | ".join((*self.subject(), *self.protocol(), *self.origin()))
@@ -94,7 +95,8 @@ class Signature:
             " ".join(map(_text, (self.checkpoint, self.step, *filter(None, [self.scored])))),
             f"seed {_text(self.seed)}",
             f"config {_text(self.config)}",
-            f"{_text(self.precision)} {_text(self.device)}",
+            f"{_text(self.precision)} {_text(self.device)}"
+            + (" deterministic" if self.deterministic else ""),
             f"segkit {_text(self.segkit)}",
             f"torch {_text(self.torch)}",
         )
@@ -109,6 +111,8 @@ class Signature:
             del document["scored"]
         if not self.skipped:
             del document["skipped"]
+        if not self.deterministic:
+            del document["deterministic"]
         document["window"] = self.window and dict(self.window)
         if self.window is None:
             del document["window"]
