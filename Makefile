@@ -43,6 +43,12 @@ test-long: $(ENV) ## run the long rows: of the fault suite, ten minutes of mutat
 test-gpu: $(ENV) ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
+bench: $(ENV) ## measure ours beside what you would pick instead on the CPU, into docs/results/bench/cpu (at most 8 minutes)
+	$(BIN)/segkit bench --keep
+
+bench-gpu: $(ENV) ## the same on the CUDA device, into a folder of the card's name (at most 8 minutes)
+	$(BIN)/segkit bench --device cuda --keep
+
 lint: $(ENV) ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -74,4 +80,4 @@ pins: $(ENV) ## refresh the pinned versions in requirements/
 clean: ## remove the environment and caches (runs stay)
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help env quickstart test test-slow test-faults test-long test-gpu lint format table-list tables results pins clean
+.PHONY: help env quickstart test test-slow test-faults test-long test-gpu bench bench-gpu lint format table-list tables results pins clean

@@ -2,10 +2,15 @@
 
 A row is a file ``benchmarks/NAME.py`` with ``TITLE`` and ``rows(rounds, device) -> list[Row]``; it
 runs by itself (``python benchmarks/NAME.py``) and under ``segkit bench NAME``.
+
+    python benchmarks/common.py docs/results/bench/cpu/*.json
+
+prints the table of files that were written earlier.
 """
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -15,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -43,6 +48,7 @@ class Row:
     seconds: float | None = None
     theirs: float | None = None
     ratio: float | None = None
+    rounds: int | None = None
     spread: tuple[float, float] | None = None
     peak: int | None = None
     their_peak: int | None = None
@@ -64,36 +70,62 @@ class Row:
         return all(said) if said else None
 
 
+# What is timed. Work that gives seconds is believed: it knows what part of it is meant.
+Work = Callable[[], object]
+
+FEWEST = 3  # rounds, also when the time is up
+
+# When this process should come to an end, by the monotonic clock: run() sets it.
+_ends = math.inf
+
+
+def taken(
+    works: Mapping[str, Work],
+    *,
+    rounds: int,
+    warm: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds of each work in every round, one after the other, so a busy machine hurts all.
+
+    Fewer rounds than asked for where the time is up, but not fewer than ``FEWEST``.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(-warm, rounds):
+        if number >= FEWEST and time.monotonic() > _ends:
+            break
+        # Who comes first changes, for the others find warm caches.
+        for name, work in list(works.items())[:: 1 if number % 2 else -1]:
+            began = clock()
+            own = work()
+            spent = own if isinstance(own, float) else clock() - began
+            if number >= 0:
+                seconds[name].append(spent)
+    return seconds
+
+
 def paired(
-    ours: Callable[[], object],
-    theirs: Callable[[], object],
+    ours: Work,
+    theirs: Work,
     *,
     rounds: int,
     warm: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[float], list[float]]:
-    """Seconds of both in every round, one after the other, so that a busy machine hurts both."""
-    mine: list[float] = []
-    others: list[float] = []
-    for number in range(-warm, rounds):
-        # Who comes first changes, for the second finds warm caches.
-        pair = ((ours, mine), (theirs, others))
-        for work, seconds in pair if number % 2 else reversed(pair):
-            began = clock()
-            work()
-            if number >= 0:
-                seconds.append(clock() - began)
-    return mine, others
+    """Seconds of both in every round; see ``taken``."""
+    both = taken({"ours": ours, "theirs": theirs}, rounds=rounds, warm=warm, clock=clock)
+    return both["ours"], both["theirs"]
 
 
 def compared(mine: Sequence[float], others: Sequence[float]) -> dict[str, object]:
-    """``seconds``, ``theirs``, ``ratio`` and ``spread`` of a row."""
+    """``seconds``, ``theirs``, ``ratio``, ``rounds`` and ``spread`` of a row."""
     ratios = sorted(b / a for a, b in zip(mine, others, strict=True))
     low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     return {
         "seconds": statistics.median(mine),
         "theirs": statistics.median(others),
         "ratio": statistics.median(ratios),
+        "rounds": len(ratios),
         "spread": (low, high),
     }
 
@@ -141,7 +173,7 @@ def machine(device: Literal["cpu", "cuda"]) -> dict[str, object]:
     if device == "cuda":
         import torch
 
-        found["card"] = torch.cuda.get_device_name()
+        found["card"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return found
 
 
@@ -210,7 +242,7 @@ def document(title: str, rows: Sequence[Row], device: Literal["cpu", "cuda"]) ->
 
 
 def run(title: str, rows: Callable[[int, str], list[Row]], *, rounds: int) -> int:
-    """The command line of a row file: ``[--rounds N] [--device cpu|cuda] [--out FILE]``.
+    """The command line of a row file: ``[--rounds N] [--device cpu|cuda] [--out FILE] ...``.
 
     Returns 1 if a bar is missed, which is how ``segkit bench`` hears of it.
     """
@@ -218,7 +250,10 @@ def run(title: str, rows: Callable[[int, str], list[Row]], *, rounds: int) -> in
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, help="a JSON file for the results")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="then no further rounds")
     options = parser.parse_args()
+    global _ends
+    _ends = time.monotonic() + options.seconds
     found = rows(options.rounds, options.device)
     print(f"\n{title}\n{table(found)}", flush=True)
     if options.out:
@@ -233,5 +268,46 @@ def not_measured(name: str, against: str | None = None, **bars: float) -> Row:
     return Row(name, against, note="not measured: no CUDA device", **bars)  # type: ignore[arg-type]
 
 
+def read(path: Path) -> tuple[dict[str, object], list[Row]]:
+    """The machine and the rows of a file that ``run`` wrote."""
+    found = json.loads(path.read_text())
+    known = {field.name for field in fields(Row)}
+    rows = [Row(**{k: v for k, v in row.items() if k in known}) for row in found["rows"]]
+    return found["machine"], rows
+
+
+def told(machine: Mapping[str, object]) -> str:
+    """The machine in a line, without its load."""
+    words = [f"{machine['cpu']}, {machine['cores']} cores"]
+    words += [str(machine["card"])] if machine.get("card") else []
+    names = ("python", *VERSIONS)
+    return "; ".join([*words, *(f"{n} {machine[n]}" for n in names if n in machine)])
+
+
+def main(paths: Sequence[str]) -> int:
+    """Print one table of result files, the machine, and a line for each bar that was missed."""
+    found = [read(Path(path)) for path in paths]
+    rows = [row for _, own in found for row in own]
+    print(table(rows))
+    loads: dict[str, list[float]] = {}
+    for machine, _ in found:
+        loads.setdefault(told(machine), []).append(float(str(machine["load"])))
+    for where, load in loads.items():
+        print(f"\nmeasured on {where}; load {min(load):g} to {max(load):g}")
+    missed = [row for row in rows if row.met is False]
+    for row in missed:
+        against = f" / {row.against}" if row.against else ""
+        print(f"MISSED {row.name}{against}: {_found(row)}, bar {_bar(row).removesuffix(' MISSED')}")
+    met = sum(row.met is True for row in rows)
+    unknown = sum(row.met is None and row.seconds is None for row in rows)
+    print(f"\n{met} bars met, {len(missed)} missed, {unknown} rows not measured")
+    return 0
+
+
+def _found(row: Row) -> str:
+    ratio = "" if row.ratio is None else f", ratio {row.ratio:.2f}"
+    return f"{_time(row.seconds)}{ratio}, memory {_memory(row)}"
+
+
 if __name__ == "__main__":
-    sys.exit(__doc__)
+    sys.exit(main(sys.argv[1:]))

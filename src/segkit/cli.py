@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "write the network as ONNX or torch.export, checked",
     "model": "sizes, costs and receptive fields of models; import of checkpoints",
     "data": "prepare, check and measure data sets",
+    "bench": "ours beside what you would pick instead: time, memory, machine",
     "doctor": "look at this machine: a verdict a line, with what to type",
     "completion": "print the completion script of bash, zsh or fish",
 }
@@ -165,6 +166,7 @@ def dispatch(argv: list[str]) -> int:
         "data",
         "compare",
         "table",
+        "bench",
         "doctor",
         "completion",
     ):  # they read their words themselves

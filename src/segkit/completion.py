@@ -9,6 +9,7 @@ imports nothing heavy. An answer without a line leaves the word to the shell, as
 
 import typing
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -87,6 +88,7 @@ TABLE_OPTIONS = (
 INPUT_WORDS = {"submit": ("voc", "cityscapes"), "crf": ("tune",)}  # the word before the keys
 COMPARE = ("--json", "--help")  # other words are paths
 OWN_WORDS = {"doctor": ("--json", "--help", "runs="), "completion": (*SCRIPTS, "--help")}
+BENCH_OPTIONS = ("--list", "--rounds", "--device", "--out", "--keep", "--help")
 
 # What TAB offers after KEY=: the closed vocabularies, and two keys that also take other words.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -124,6 +126,8 @@ def completions(words: Sequence[str]) -> list[str]:
     command = before[0]
     if command in OWN_WORDS:
         return starting(word, OWN_WORDS[command])
+    if command == "bench":
+        return bench_completions(before, word)
     if command == "compare":
         return starting(word, COMPARE) if word.startswith("-") else []
     if command == "model":
@@ -186,6 +190,21 @@ def table_completions(before: Sequence[str], word: str) -> list[str]:
     ids = [name for name in (*known, *papers, "all") if name not in typed]
     keys = (k for k in keys_of("table", word) if k.rstrip("=") not in typed)
     return starting(word, ids) + starting(word, keys)
+
+
+def bench_completions(before: Sequence[str], word: str) -> list[str]:
+    """Rows, and options behind a dash; no rows outside a checkout."""
+    from segkit import bench
+
+    if before[-1] == "--device":
+        return starting(word, bench.DEVICES)
+    if before[-1] in ("--rounds", "--out"):
+        return []
+    if word.startswith("-"):
+        return starting(word, BENCH_OPTIONS)
+    with suppress(ConfigError):
+        return starting(word, list(bench.titles_of(bench.rows_folder())))
+    return []
 
 
 def data_completions(before: Sequence[str], word: str) -> list[str]:

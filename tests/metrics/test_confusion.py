@@ -38,14 +38,13 @@ def test_counts_are_the_oracles(seed: int, classes: int, pixels: int, kind: torc
 
 
 @pytest.mark.parametrize(("classes", "ignore"), [(2, 255), (21, 255), (21, 5), (255, 255), (3, -1)])
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("table", ["_lines", "_lanes"])
 def test_bytes_are_counted_as_their_wide_copies(
-    classes: int, ignore: int, threads: int, monkeypatch: pytest.MonkeyPatch
+    classes: int, ignore: int, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also in pieces and threads, with values that belong in no cell, in views of other maps."""
-    monkeypatch.setattr(module, "_EXACT", 1000)
-    monkeypatch.setattr(module, "_WORTH_A_THREAD", 700)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    """In pieces, with values that belong in no cell, in views; as the CPU and as a GPU does it."""
+    monkeypatch.setattr(module, "_EXACT", 1001)
+    monkeypatch.setattr(module, "_lines", getattr(module, table))
     torch.manual_seed(classes)
     maps = torch.randint(0, 256, (2, 70, 90), dtype=torch.uint8)
     maps[:, :50] %= min(classes + 1, 255)

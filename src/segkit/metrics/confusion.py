@@ -5,10 +5,11 @@ truth and prediction has no IoU (``None``) and stays out of the mean; every othe
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.errors import DataError
@@ -18,8 +19,6 @@ from segkit.errors import DataError
 _COPIES = 64
 # OpenCV hands its counts out in float32, which is exact up to here.
 _EXACT = 2**24
-# Below, a thread costs more than it counts.
-_WORTH_A_THREAD = 2**20
 
 
 class ConfusionMatrix:
@@ -38,13 +37,13 @@ class ConfusionMatrix:
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Count ``prediction`` against ``label``: integer tensors of one shape, any width.
 
-        Never waits for the device; values out of range are reported by ``matrix``. Bytes on the
-        CPU are counted as they are, everything else is widened first.
+        Never waits for the device; values out of range are reported by ``matrix``. Bytes are
+        counted as they are, everything else is widened first.
         """
-        if {t.dtype for t in (prediction, label)} == {torch.uint8} and all(
-            t.device.type == "cpu" for t in (prediction, label, self._counts)
-        ):
-            self._counts += self._cells(_count_bytes(label.flatten(), prediction.flatten()))
+        if prediction.dtype == label.dtype == torch.uint8:
+            truth, found = (t.to(self._counts.device).flatten() for t in (label, prediction))
+            table = _lines if truth.device.type == "cpu" else _lanes
+            self._counts += self._cells(table(truth, found))
             return
         truth = label.to(self._counts.device, torch.int64).flatten()
         found = prediction.to(self._counts.device, torch.int64).flatten()
@@ -58,8 +57,8 @@ class ConfusionMatrix:
         self._counts += _count(cell, self._counts.numel())
 
     def _cells(self, table: Tensor) -> Tensor:
-        """What ``_count_bytes`` counted, in the cells of this matrix."""
-        ignored = torch.zeros((), dtype=torch.int64)
+        """What a table [256, 256] of bytes says, in the cells of this matrix."""
+        ignored = torch.zeros((), dtype=torch.int64, device=table.device)
         if 0 <= self.ignore_label < len(table):
             ignored = table[self.ignore_label].sum()
             table[self.ignore_label] = 0
@@ -86,24 +85,36 @@ class ConfusionMatrix:
         return self._counts[:-2].view(self.num_classes, self.num_classes).clone()
 
 
-def _count_bytes(truth: Tensor, found: Tensor) -> Tensor:
-    """Pixels by (truth, prediction), int64 [256, 256], of bytes [N]; in all of torch's threads."""
-    pixels = truth.numel()
-    threads = max(1, min(torch.get_num_threads(), pixels // _WORTH_A_THREAD))
-    if threads == 1 and pixels <= _EXACT:
-        return _table(truth, found)
-    size = min(_EXACT, -(-pixels // threads))
-    with ThreadPoolExecutor(threads) as pool:  # OpenCV counts without Python's lock
-        return sum(pool.map(_table, truth.split(size), found.split(size)), start=torch.tensor(0))
+def _lines(truth: Tensor, found: Tensor) -> Tensor:
+    """Pixels by (truth, prediction), int64 [256, 256], of bytes [N] on the CPU."""
+    table = torch.zeros((256, 256), dtype=torch.int64)
+    for pair in zip(truth.split(_EXACT), found.split(_EXACT), strict=True):
+        # Neighbours are mostly one class, and adding to a cell waits for the last addition to it:
+        # the next pixel is taken from another quarter.
+        quarter = pair[0].numel() // 4
+        if quarter:
+            parts = [[q.numpy()[None] for q in t.split(quarter)[:4]] for t in pair]
+            table += _table(*(cv2.merge(four).reshape(1, -1) for four in parts))
+        if pair[0].numel() % 4:
+            table += _table(*(t[4 * quarter :].numpy()[None] for t in pair))
+    return table
 
 
-def _table(truth: Tensor, found: Tensor) -> Tensor:
-    """As ``_count_bytes``, of at most ``_EXACT`` pixels."""
-    if not truth.numel():
-        return torch.zeros((256, 256), dtype=torch.int64)
-    lines = [t.numpy().reshape(1, -1) for t in (truth, found)]
-    counts = cv2.calcHist(lines, [0, 1], None, [256, 256], [0, 256, 0, 256])
+def _table(truth: NDArray[np.uint8], found: NDArray[np.uint8]) -> Tensor:
+    counts = cv2.calcHist([truth, found], [0, 1], None, [256, 256], [0, 256, 0, 256])
     return torch.from_numpy(counts).to(torch.int64)
+
+
+def _lanes(truth: Tensor, found: Tensor) -> Tensor:
+    """As ``_lines`` on any device, and without waiting for it."""
+    cell = truth.to(torch.int32).mul_(256).add_(found)
+    whole = cell.numel() // _COPIES * _COPIES
+    lanes = torch.arange(_COPIES, dtype=torch.int32, device=cell.device) * 65536
+    cell[:whole].view(-1, _COPIES).add_(lanes)
+    counts = torch.zeros(_COPIES * 65536, dtype=torch.int32, device=cell.device)
+    one = torch.ones((), dtype=torch.int32, device=cell.device)
+    counts.scatter_add_(0, cell.to(torch.int64), one.expand(cell.numel()))
+    return counts.view(_COPIES, 256, 256).sum(0)
 
 
 def _count(cell: Tensor, cells: int) -> Tensor:
