@@ -161,11 +161,13 @@ class Checkpoints:
     """How often a checkpoint is written and how many are kept (the best one always is).
 
     ``on_error``: a failed save ends the run (stop), or three in a row are only told (warn).
+    ``background``: training goes on while one is written, for a copy of the state in memory.
     """
 
     every: int | None = None
     keep: int = 2
     on_error: str = "stop"
+    background: bool = True
 
 
 @dataclass

@@ -214,6 +214,7 @@ def settings_of(values: parts.Values, device: torch.device) -> Settings:
         save_every=values["checkpoint"]["every"],
         keep=values["checkpoint"]["keep"],
         on_save_error=values["checkpoint"]["on_error"],
+        save_in_background=values["checkpoint"]["background"],
         compile=parts.compiler_of(values, device),
         sync_bn=values["sync_bn"],
         ema=values["schedule"]["ema"],

@@ -75,8 +75,9 @@ def test_one_signal_saves_and_says_so(
     status = json.loads((tmp_path / "run/status.json").read_text())
     assert status["code"] == CODES[number]
     assert status["state"] == ("interrupted" if number == signal.SIGINT else "preempted")
-    assert status["step"] == expected
-    assert checkpoint.load(checkpoint.newest(tmp_path / "run")).step == expected
+    # Training goes on beside a save, at the longest until the next has to wait for it.
+    assert status["step"] in (range(6, 9) if moment == "save" else (expected,))
+    assert checkpoint.load(checkpoint.newest(tmp_path / "run")).step == status["step"]
 
     monkeypatch.undo()
     toy.train_toy(tmp_path / "run", resume=True, stages=[toy.plan(0, 14)])

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,20 @@ RUN = Path("runs/x")
 
 
 def _before_updates(look: Callable[[int], Any]) -> None:
-    """Call ``look`` with the count of updates done in this process, before each."""
+    """Call ``look`` with the count of updates done in this process, before each.
+
+    A save that is under way comes to its end first: what happens to it does not depend on how fast
+    the next update is.
+    """
     from segkit.engine.loop import Update
 
     update, count = Update.__call__, 0
 
     def watched(self: Any, *args: Any) -> Any:
         nonlocal count
+        for thread in threading.enumerate():
+            if thread.name == "saving":
+                thread.join()
         look(count)
         done = update(self, *args)
         count += 1

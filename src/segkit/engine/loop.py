@@ -89,10 +89,10 @@ class Settings:
     """What holds for the whole run. Periods are in updates; ``None`` is never.
 
     ``keep`` checkpoints stay beside the best one; ``on_save_error`` says whether a failed save
-    ends the run (see ``Saving``). ``compile`` wraps the forward function
-    (``torch.compile``). ``sync_bn`` trains batch norm over the images of all CUDA devices. ``ema``
-    is the decay of an average of the weights (None: there is none), which is what is validated
-    unless ``validate_raw``.
+    ends the run, ``save_in_background`` whether training goes on while it is written (see
+    ``Saving``). ``compile`` wraps the forward function (``torch.compile``). ``sync_bn`` trains
+    batch norm over the images of all CUDA devices. ``ema`` is the decay of an average of the
+    weights (None: there is none), which is what is validated unless ``validate_raw``.
     """
 
     seed: int
@@ -103,6 +103,7 @@ class Settings:
     save_every: int | None = None
     keep: int = 1
     on_save_error: Literal["stop", "warn"] = "stop"
+    save_in_background: bool = True
     compile: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
     sync_bn: bool = True
     ema: float | None = None
@@ -139,16 +140,17 @@ def train(
         averaged(point)  # before anything is recorded: what cannot go on stays what it was
     if point:
         run.notice(f"{run.folder}: resuming at step {point.step} of {starts[-1]}")
-    step, saved = (point.step, point.step) if point else (0, -1)
+    step = point.step if point else 0
     weights = point.model if point else None
     _tune(settings.device)
     run.begin(step)
     validation = Validation(run, validate, on_validation, team)
     saving = Saving(
-        run, keep=settings.keep, on_error=settings.on_save_error, saved=validation.mark_best
-    )
+        run, keep=settings.keep, on_error=settings.on_save_error, saved=validation.mark_best,
+        background=settings.save_in_background, step=step if point else -1,
+    )  # fmt: skip
 
-    with closing(Progress(starts[-1], step, shown=team.leads)) as progress:
+    with closing(Progress(starts[-1], step, shown=team.leads)) as progress, saving:
         journal = Journal(run, progress)
         for index, plan in enumerate(stages):
             if point and index < point.stage:
@@ -171,21 +173,26 @@ def train(
                 while True:
                     # The state after ``step`` updates: watch it, keep it, or leave with it.
                     ended = step == starts[index + 1]
+                    saving.check()
                     if step % settings.log_every == 0 or ended or leaving:
                         journal.flush()
                     if _due(settings.validate_every, step, ended) and not leaving:
                         journal.flush()
+                        with team.phase("saving"):
+                            saving.finish()  # the best that it marks must be the best so far
                         net = average.network() if average and not settings.validate_raw else model
                         validation(net, step, plan.name, stop)
                     due = step == 0 or ended or _due(settings.save_every, step, ended)
-                    if (due or leaving or validation.best_step == step) and saved != step:
+                    due = due or validation.best_step == step
+                    last = step == starts[-1]
+                    leaving = leaving or (ended and not last and team.agree(stop))
+                    if due or leaving:
                         journal.flush()
                         with team.phase("saving"):
                             if team.leads:
-                                last = bool(leaving) or step == starts[-1]
-                                saving(model, optimizer, step, index, must=last, average=average)
-                        saved = step
-                    if leaving or (ended and team.agree(stop)):
+                                must = leaving or last
+                                saving(model, optimizer, step, index, must=must, average=average)
+                    if leaving or (last and team.agree(stop)):
                         team.meet()  # a launcher ends the others soon after the first to leave
                         raise stop.interrupted(run.folder, f"stopped and saved at step {step}",
                                                "go on with resume=true")  # fmt: skip

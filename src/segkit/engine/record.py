@@ -10,6 +10,7 @@ checkpoints/  tb/  logs/
 
 import json
 import math
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -65,7 +66,9 @@ class Run:
         self._lock, self._texts, self._tensorboard = lock, texts, tensorboard
         self._logs = {name: Log(folder / f"{name}.jsonl") for name in ("metrics", "timing")}
         self._board: Board | None = None
-        self._begun = self._full = False
+        self._begun = self._full = self._over = False
+        # A save tells its progress from a thread of its own; a signal may come in between.
+        self._status_lock = threading.RLock()
         self._not_bit_exact = not_bit_exact
         self._status: dict[str, Any] = read_status(folder)
         self._standing: dict[str, Any] = {}
@@ -170,15 +173,21 @@ class Run:
         self._lock.check()
 
     def status(self, state: str, **values: Any) -> None:
-        """Replace ``status.json``: what was there, updated."""
+        """Replace ``status.json``: what was there, updated. From any thread."""
         self.check()
-        self._status = {"code": None, "error_id": None, **self._status, "state": state, **values}
-        write_whole(self.folder / "status.json", _json(self._status))
+        fresh = {"code": None, "error_id": None}
+        with self._status_lock:
+            self._over = state != "running"
+            self._status = {**fresh, **self._status, "state": state, **values}
+            write_whole(self.folder / "status.json", _json(self._status))
 
     def progress(self, **values: Any) -> None:
-        """The status of a run that goes on, also while there is no room to say so."""
-        with self._logs_may_wait():
-            self.status("running", **values)
+        """The status of a run that goes on, also while there is no room to say so; nothing is said
+        of one that has ended.
+        """
+        with self._logs_may_wait(), self._status_lock:
+            if not self._over:
+                self.status("running", **values)
 
     def log_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows of deterministic values, each with its ``step``, and wait for the disk.
