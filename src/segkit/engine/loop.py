@@ -268,7 +268,8 @@ class Update:
         rate = self.plan.learning_rate(step)
         self.plan.set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        loss, pixels = self._backward(batch)
+        with _kernels_searched(self._device):
+            loss, pixels = self._backward(batch)
         norm = torch.nn.utils.get_total_norm(
             [p.grad for p in self._parameters if p.grad is not None]
         ).float()
@@ -329,6 +330,24 @@ class Scores(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return self._scores(images)
+
+
+@contextmanager
+def _kernels_searched(device: torch.device) -> Iterator[None]:
+    """cuDNN measures which kernel is fastest for each size it meets.
+
+    Worth it for crops, which are all of one size, and not for the pictures of a validation. Which
+    one wins may differ from run to run, and with it the last bits.
+    """
+    if device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _own_statistics(model: nn.Module) -> list[Tensor]:
