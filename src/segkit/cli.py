@@ -13,6 +13,7 @@ from segkit.errors import ConfigError, ExitCode, SegkitError, one_line
 
 COMMANDS = {
     "train": "train a model (stages, validation, checkpoints, exact resume)",
+    "plan": "memory, seconds and hours of a training before it runs",
     "eval": "score a trained model and write score.json",
     "predict": "segment images, folders and videos",
     "compare": "two scores side by side, and whether they differ",
@@ -166,6 +167,7 @@ def dispatch(argv: list[str]) -> int:
         "data",
         "compare",
         "table",
+        "plan",
         "bench",
         "doctor",
         "completion",

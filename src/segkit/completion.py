@@ -18,6 +18,7 @@ from segkit.conf_files import GROUPS, choices_of, groups_of, nearest
 from segkit.datasets import SUBCOMMANDS as DATA_SUBCOMMANDS
 from segkit.errors import ConfigError, ExitCode
 from segkit.model import SUBCOMMANDS, WORDS
+from segkit.plan import OPTIONS as PLAN_OPTIONS
 from segkit.schema import CHOICES as VALUE_CHOICES
 from segkit.schema import ROOTS
 
@@ -136,6 +137,8 @@ def completions(words: Sequence[str]) -> list[str]:
         return data_completions(before[1:], word)
     if command == "table":
         return table_completions(before, word)
+    if command == "plan":
+        return plan_completions(before, word)
     if command not in ROOTS:
         return []
     if before[-1] in FLAGS:
@@ -164,6 +167,16 @@ def model_completions(before: Sequence[str], word: str) -> list[str]:
     if before[0] == "weights" and word.startswith("backbone="):
         return values_of("train", "backbone", word.removeprefix("backbone="), config_dir_of(before))
     return own + completions(["train", *before[1:], word]) if composes else own
+
+
+def plan_completions(before: Sequence[str], word: str) -> list[str]:
+    """The words of train, or behind ``table`` those of a table."""
+    if before[1:2] == ["table"]:
+        return table_completions(before[1:], word)
+    if word.startswith("-") and before[-1] not in FLAGS:
+        return starting(word, PLAN_OPTIONS)
+    own = starting(word, ("table",)) if len(before) == 1 else []
+    return own + completions(["train", *before[1:], word])
 
 
 def table_completions(before: Sequence[str], word: str) -> list[str]:

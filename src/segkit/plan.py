@@ -1,0 +1,324 @@
+"""``segkit plan``: memory, seconds and hours of a training before it runs, and what batch fits."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segkit.errors import ConfigError, ExitCode
+
+if TYPE_CHECKING:
+    from segkit.config import Composed
+    from segkit.planning.proposal import Proposal
+    from segkit.planning.schedule import Stage
+
+OPTIONS = ("--json", "--fresh", "--card-memory", "--config-dir", "--trust", "--help")
+
+USAGE = """\
+segkit plan [key=value ...]: what a training will take on this device, before it runs
+segkit plan table ID... [key=value ...]: the same of a table's trainings and scores
+
+key=value as for segkit train (segkit train --help lists them). No step of that size is run: memory
+is counted, time measured on smaller crops and fewer images, and remembered for the next plan.
+
+  --json               the same for programs
+  --fresh              measure again what is remembered
+  --card-memory GIB    memory on a CUDA card of so many GiB, which need not be here; no times
+  --config-dir DIR     your own config groups, searched beside the shipped ones
+  --trust MODULE       let class paths in configs point into MODULE
+
+  segkit plan model=v3 backbone=r50 augment.crop=321 schedule.batch=8
+  segkit plan model=v3plus backbone=r101 --card-memory 24
+  segkit plan table v3.t5 scale=tiny"""
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes and seconds; None is "not measured". ``free`` is what the device has left."""
+
+    device: str
+    precision: str
+    stages: "tuple[Stage, ...]"
+    process: int
+    free: int | None
+    proposal: "Proposal | None"
+    validations: int
+    validation_images: int
+    validation_memory: int
+    validation_seconds: float | None
+    saves: int
+    checkpoint_bytes: int
+    disk_bytes: int
+    save_seconds: float | None
+    basis: str
+
+    @property
+    def training_seconds(self) -> float | None:
+        known = [(one.steps, one.seconds) for one in self.stages]
+        return sum(n * (s or 0) for n, s in known) if all(s is not None for _, s in known) else None
+
+    @property
+    def seconds(self) -> float | None:
+        found = (self.training_seconds, self.validation_seconds, self.save_seconds)
+        return None if None in found else sum(one or 0.0 for one in found)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The words, taken apart."""
+
+    overrides: tuple[str, ...]
+    config_dir: str | None
+    trust: tuple[str, ...]
+    json: bool
+    fresh: bool
+    card: float | None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the plan. Raises what ``segkit train`` raises for the same words before it begins."""
+    if {"-h", "--help"} & set(argv):
+        print(USAGE)
+        return ExitCode.OK
+    if argv and argv[0] == "table":
+        return table(argv[1:])
+    asked = parsed(argv)
+    made = plan(composed(asked), card=asked.card, fresh=asked.fresh)
+    print(as_json(made) if asked.json else text(made))
+    return ExitCode.OK
+
+
+def parsed(argv: Sequence[str]) -> Asked:
+    """Own words apart from those of ``train``; ConfigError CFG-USAGE for others."""
+    from segkit import cli
+
+    rest, card, words = [], None, iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name == "--card-memory":
+            card = gibibytes(value if equals else next(words, ""))
+        elif word not in ("--json", "--fresh"):
+            rest.append(word)
+    call = cli.parse(["train", *rest])
+    if call.multirun or call.show:
+        raise ConfigError("USAGE", "plan", "takes neither -m nor --cfg", "leave it out")
+    return Asked(
+        tuple(call.overrides), call.config_dir, tuple(call.trust),
+        "--json" in argv, "--fresh" in argv, card,
+    )  # fmt: skip
+
+
+def gibibytes(typed: str) -> float:
+    try:
+        found = float(typed)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise ConfigError("VALUE", "--card-memory", f"{typed!r}", "GiB of a card: --card-memory 24")
+    return found
+
+
+def composed(asked: Asked) -> "Composed":
+    """What ``train`` makes of the words, checked as there."""
+    from segkit import instantiate, parts, recipe, rules
+    from segkit.config import compose, placed
+
+    found = compose("train", asked.overrides, asked.config_dir)
+    rules.check(found.values)
+    instantiate.trust(asked.trust)
+    try:
+        recipe.check(found.values, parts.check_network(found.values))
+    except ConfigError as error:
+        raise placed(error, asked.overrides) from error
+    return found
+
+
+def plan(training: "Composed", *, card: float | None = None, fresh: bool = False) -> Plan:
+    """Of ``training`` on its device, or (memory alone) on a card of ``card`` GiB.
+
+    Raises EnvironmentFault NO-CUDA where its device is not here.
+    """
+    import torch
+
+    from segkit import parts
+    from segkit.planning.remembered import Remembered
+    from segkit.planning.schedule import stages
+    from segkit.planning.speed import Speed
+
+    values = training.values
+    here = torch.device("cuda") if card else parts.device_of(values)
+    precision = str(parts.precision_of(values, here))
+    memory = None if card else Remembered(here, fresh=fresh)
+    speed = Speed(here, precision, memory) if memory else None
+    # Memory first: what is measured then leaves this process larger than a training begins.
+    counted = stages(training, None, device=here.type, precision=precision)
+    process = 0 if here.type == "cuda" else resident()
+    free = int(card * GIB) if card else free_of(here)
+    advice = proposal(training, here.type, precision, free - process) if free else None
+    timed = stages(training, speed, device=here.type, precision=precision) if speed else counted
+    return dataclasses.replace(
+        whole(training, timed, speed, here.type, precision),
+        process=process,
+        free=free,
+        proposal=advice,
+        basis=basis(memory.measured) if memory else "predicted for a card, not measured",
+    )
+
+
+def basis(measured: int) -> str:
+    told = f"{measured} measured now" if measured else "remembered from an earlier plan"
+    return f"smaller updates and pictures on this device ({told})"
+
+
+def whole(
+    training: "Composed", done: "tuple[Stage, ...]", speed: Any, device: str, precision: str
+) -> Plan:
+    """Stages with validations, saves and disk."""
+    from segkit.ablation.estimate import disk
+    from segkit.ablation.update import updates_of
+    from segkit.planning import schedule
+
+    values, half = training.values, precision == "bf16"
+    steps = [one.steps for one in done]
+    how, images = schedule.validation(training)
+    times, written = schedule.validations(values, steps), schedule.saves(values, steps)
+    updates = updates_of(values, half=half)
+    one = updates[-1].weights * updates[-1].copies + updates[-1].buffers
+    seconds = saving = None
+    if speed:
+        each = schedule.image_seconds(training, how, speed) if times else 0.0
+        seconds = times * images * each / values["devices"]
+        saving = written * one / schedule.write_rate(Path(values["runs"]))
+    peak = schedule.evaluation_step(training, how, device=device, half=half).peak if times else 0
+    return Plan(
+        device, precision, done, 0, None, None, times, images, peak, seconds,
+        written, one, disk(training, updates, []), saving, "",
+    )  # fmt: skip
+
+
+def proposal(training: "Composed", device: str, precision: str, free: int) -> "Proposal":
+    """The accumulation that fits ``free`` bytes."""
+    import torch
+
+    from segkit.ablation.asked import known
+    from segkit.parts import stages_of
+    from segkit.planning import schedule
+    from segkit.planning.proposal import proposed
+    from segkit.planning.update import network_of
+
+    values = training.values
+    classes, meta = known(values["dataset"]).classes, torch.device("meta")
+    every = stages_of(values)
+    least = [network_of(values, one, classes, meta).min_train_batch for one in every]
+    together = 1 if device == "cuda" else int(values["devices"])  # processes of one memory
+
+    def peak(parts: int) -> int:
+        sizes = [(one, schedule.size_of(values, one, parts)) for one in every]
+        return together * max(
+            schedule.step_of(values, one, size, classes, device=device, precision=precision).peak
+            for one, size in sizes
+        )
+
+    return proposed([one["batch"] for one in every], values["devices"], least, peak, free)
+
+
+def resident() -> int:
+    """Bytes of this process now, which has imported what a training imports."""
+    import resource
+
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * resource.getpagesize()
+
+
+def free_of(device: Any) -> int | None:
+    """Bytes that ``device`` has left."""
+    import torch
+
+    from segkit.limits import free_memory
+
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    left = free_memory()
+    return None if left is None else left + resident()
+
+
+# -- output ----------------------------------------------------------------------------------------
+
+
+def as_json(made: Plan) -> str:
+    """Every field, and ``seconds`` of it all."""
+    facts = dataclasses.asdict(made)
+    return json.dumps(facts | {"seconds": made.seconds}, indent=1)
+
+
+def text(made: Plan) -> str:
+    """A line a stage, then validations, saves, what fits, hours."""
+    from segkit.data.bars import size as shown
+
+    head = f"{'stage':<12} {'updates':>8} {'batch':>8} {'crop':>5} {'os':>3} {'memory':>9}"
+    lines = [f"{head} {'s/update':>9} {'images/s':>9} {'time':>8}"]
+    for one in made.stages:
+        speed = f"{figure(one.seconds):>9} {figure(one.images_per_second):>9}"
+        batch = f"{one.parts}x{one.images}" if one.parts > 1 else f"{one.batch}"
+        took = None if one.seconds is None else one.steps * one.seconds
+        lines.append(
+            f"{one.name[:12]:<12} {one.steps:>8} {batch:>8} {one.crop:>5} {one.os:>3}"
+            f" {shown(made.process + one.memory):>9} {speed} {clocked(took):>8}"
+        )
+    if made.validations:
+        lines.append(
+            f"validations  {made.validations} of {made.validation_images} images: "
+            f"{shown(made.process + made.validation_memory)}, {clocked(made.validation_seconds)}"
+        )
+    lines.append(
+        f"checkpoints  {made.saves} of {shown(made.checkpoint_bytes)}, at most "
+        f"{shown(made.disk_bytes)} on disk: {clocked(made.save_seconds)}"
+    )
+    if made.proposal:
+        lines.append(advice(made, shown(made.free or 0)))
+    if made.seconds is not None:
+        lines.append(f"all of it: {clocked(made.seconds)}")
+    where = "of the process" if made.device == "cpu" else "of the card"
+    lines.append(f"{made.device}, {made.precision}; memory {where}; {made.basis}")
+    return "\n".join(lines)
+
+
+def advice(made: Plan, free: str) -> str:
+    """What to type, and what batch norm then sees."""
+    found, now = made.proposal, made.stages[0].parts
+    assert found is not None
+    if found.accumulate is None:
+        return f"nothing fits {free} free: lower augment.crop, or os=16, or a smaller backbone"
+    if found.accumulate == now:
+        return f"fits {free} free as it is (schedule.accumulate={now})"
+    line = f"type schedule.accumulate={found.accumulate} for {free} free"
+    learning = [n for n, one in zip(found.images, made.stages, strict=True) if one.bn == "train"]
+    if not learning:
+        return f"{line}; batch norm is frozen, so the result stays that of the whole batch"
+    return f"{line}: the batch stays, but batch norm sees {min(learning)} images at a time"
+
+
+def figure(number: float | None) -> str:
+    return "-" if number is None else f"{number:.3g}"
+
+
+def clocked(seconds: float | None) -> str:
+    from segkit.ablation.looks import clock
+
+    return "not measured" if seconds is None else clock(seconds)
+
+
+# -- a table ---------------------------------------------------------------------------------------
+
+
+def table(argv: Sequence[str]) -> int:
+    """Measure what ``segkit table ... --plan`` goes by, and show that."""
+    from segkit import table as tables
+
+    own = [word for word in argv if word not in ("--json", "--fresh")]
+    cut = own.index("--") if "--" in own else len(own)
+    return tables.main([*own[:cut], "--plan", *own[cut:]])

@@ -1,0 +1,89 @@
+"""The bytes that live at each moment of some work, counted on the meta device."""
+
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from segkit.models.watching import Watching, tensors_in
+
+aten = torch.ops.aten
+
+
+class Live(Watching):
+    """``now`` and ``peak`` bytes of all storages made while it is entered, or given to ``hold``.
+
+    Each is a multiple of ``block``: what the device's allocator gives out.
+    """
+
+    def __init__(self, block: int = 1) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._block = block
+        self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def hold(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            self._add(tensor)
+
+    def ran(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        result = _shapes(func, args) if args and _is_meta(args[0]) else None
+        if result is None:
+            result = func(*args, **kwargs)
+        if not func.is_view:
+            self.hold(tensors_in([result]))
+        return result
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._seen:
+            return
+        size = -(-storage.nbytes() // self._block) * self._block
+        self._seen[key] = weakref.ref(storage, lambda _: self._gone(key, size))
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def _gone(self, key: int, size: int) -> None:
+        del self._seen[key]
+        self.now -= size
+
+
+def _is_meta(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_meta
+
+
+def _shapes(func: Any, args: Sequence[Any]) -> tuple[Tensor | None, ...] | None:
+    """Results of batch norm by their shapes alone: torch's own way there takes most of the time."""
+    if func is aten.native_batch_norm.default:
+        channels = args[0].new_empty(args[0].shape[1], dtype=torch.float32)
+        return torch.empty_like(args[0]), channels, torch.empty_like(channels)
+    if func is aten.native_batch_norm_backward.default:
+        _, x, weight = args[:3]
+        wanted = args[9]
+        by_weight, by_bias = (
+            torch.empty_like(weight) if asked and weight is not None else None
+            for asked in wanted[1:]
+        )
+        return torch.empty_like(x) if wanted[0] else None, by_weight, by_bias
+    return None
+
+
+class Half(TorchFunctionMode):
+    """bf16 where autocast has it: convolutions. There is no autocast on the meta device."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.conv2d:
+            args = [
+                value.to(torch.bfloat16) if isinstance(value, Tensor) else value for value in args
+            ]
+        return func(*args, **(kwargs or {}))
