@@ -147,8 +147,13 @@ def _status(name: str) -> int:
 
 
 def in_fresh_process(work: Callable[..., Result], *arguments: object) -> Result:
-    """``work(*arguments)`` in a process that did nothing before; both must be found by name."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+    """``work(*arguments)`` in a process that did nothing before; both must be found by name.
+
+    It is forked from one that has imported torch and segkit, and nothing else.
+    """
+    fresh = multiprocessing.get_context("forkserver")
+    fresh.set_forkserver_preload(["segkit.train", "segkit.protocol"])
+    with ProcessPoolExecutor(1, mp_context=fresh) as process:
         return process.submit(work, *arguments).result()
 
 
@@ -197,12 +202,13 @@ def _processor() -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """For a terminal, a line a row."""
-    lines = [f"{'':52} {'ours':>10} {'theirs':>10} {'ratio':>7}  {'memory':>12}  bar"]
-    for row in rows:
-        name = row.name if row.against is None else f"{row.name} / {row.against}"
+    names = [f"{row.name} / {row.against}" if row.against else row.name for row in rows]
+    wide = max(map(len, names), default=0)
+    lines = [f"{'':{wide}} {'ours':>10} {'theirs':>10} {'ratio':>7}  {'memory':>14}  bar"]
+    for name, row in zip(names, rows, strict=True):
         lines.append(
-            f"{name[:52]:52} {_time(row.seconds):>10} {_time(row.theirs):>10} "
-            f"{_ratio(row):>7}  {_memory(row):>12}  {_bar(row)}{_note(row)}"
+            f"{name:{wide}} {_time(row.seconds):>10} {_time(row.theirs):>10} "
+            f"{_ratio(row):>7}  {_memory(row):>14}  {_bar(row)}{_note(row)}"
         )
     return "\n".join(lines)
 
