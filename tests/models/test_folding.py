@@ -93,6 +93,12 @@ def test_synchronised_batch_norms() -> None:
     assert_same_scores(net, folded(net))
 
 
+def test_in_inference_mode() -> None:
+    net = network("v3 r_tiny")
+    with torch.inference_mode():
+        assert norms(folded(net)) == 0
+
+
 def test_what_is_not_folded_is_shared() -> None:
     net = network("v3plus r_tiny")
     other, pairs = folded(net), foldable(net)

@@ -70,6 +70,7 @@ OTHER = {
     "scored": "average",
     "skipped": 1,
     "window": {"size": 513, "overlap": 0.33, "weighting": "uniform"},
+    "deterministic": True,
 }
 
 

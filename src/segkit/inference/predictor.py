@@ -241,7 +241,9 @@ class Predictor:
 
     def _input(self, images: Sequence[Tensor], full: Size) -> Tensor:
         """What the network sees: normalised on the device, padded right and bottom."""
-        made = torch.full((len(images), 3, *full), self.mean_pad, device=self.device)
+        made = torch.empty(
+            (len(images), 3, *full), device=self.device, memory_format=torch.channels_last
+        ).fill_(self.mean_pad)
         for i, image in enumerate(images):
             height, width = _size_of(image)
             there = image.to(self.device, non_blocking=True)[None]
@@ -278,7 +280,9 @@ class Predictor:
             yield self._scores(resize(padded, size).flip(-1)).flip(-1)
         else:
             # Filled in turn: concatenating would hold all of it twice.
-            both = padded.new_empty(2 * count, 3, *size)
+            both = torch.empty(
+                (2 * count, 3, *size), device=self.device, memory_format=torch.channels_last
+            )
             both[:count] = resize(padded, size)
             both[count:] = both[:count].flip(-1)
             scores = self._scores(both)

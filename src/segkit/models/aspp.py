@@ -49,7 +49,12 @@ class ImagePooling(ConvNormReLU):
     def forward(self, x: Tensor) -> Tensor:
         pooled = super().forward(x.mean(dim=(2, 3), keepdim=True))
         # Resizing a single value bilinearly gives that value everywhere.
-        return pooled.expand(-1, -1, *x.shape[2:])
+        pooled = pooled.expand(-1, -1, *x.shape[2:])
+        # Beside maps with channels last it must be one: else all of the pyramid is joined as planes
+        # and turned for the projection. A traced network has no layout.
+        if not torch.compiler.is_exporting() and x.is_contiguous(memory_format=torch.channels_last):
+            return pooled.contiguous(memory_format=torch.channels_last)
+        return pooled
 
 
 class ASPP(nn.Module):

@@ -172,7 +172,8 @@ def _of_its_shape(args: Sequence[Any]) -> Tensor:
 
 
 def _passed(twin: Segmenter) -> _Readers:
-    with torch.no_grad(), _Readers() as readers:
+    # In inference mode a convolution would go by another name.
+    with torch.inference_mode(False), torch.no_grad(), _Readers() as readers:
         scores = twin.scores(torch.zeros(1, 3, _SIDE, _SIDE))
         readers.ended(list(scores.values()))
     return readers
