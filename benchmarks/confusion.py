@@ -15,9 +15,12 @@ ours and NumPy use one in either case. On CUDA the time is the device's own, bet
 The maps are drawn: patches of six classes an image, a prediction that differs along their edges.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command does: see segkit.cli
 
 import cv2
 import numpy as np

@@ -1,9 +1,15 @@
-"""What a training sample costs: our input, and albumentations as ports of the papers use it.
+"""What a training sample costs: our input, and what ports of the papers and torchvision do.
 
-    python benchmarks/input.py [--rounds 25] [--out docs/results/input.json]
+    python benchmarks/input.py [--rounds 25]
 
 One thread, processor time per sample (what else runs on the machine hardly counts), every row in
-every round on the same sample, medians over rounds; a ratio is the median of its rounds' ratios.
+every round on the same sample. Beside ours, each with a place in the batch at its end:
+
+- albumentations, as ports of the papers use it: OpenCV or Pillow decodes, RandomScale, PadIfNeeded,
+  RandomCrop, HorizontalFlip, Normalize
+- torchvision's reference presets (references/segmentation): Pillow decodes and resizes the whole
+  picture, then the crop is taken; what who trains torchvision's own DeepLab runs. Its base size is
+  the reference's 520 for VOC's pictures, 1024 (their own) for Cityscapes'
 
 The 2048×1024 pairs are drawn: clouds of four sizes with a grain, smooth enough for PNG encoders to
 take the filters they take for street scenes (Paeth for nine rows in ten, as Cityscapes' own files),
@@ -11,15 +17,14 @@ take the filters they take for street scenes (Paeth for nine rows in ten, as Cit
 its own. The 500×375 pairs are the same kind of picture as JPEG, with palette masks, as VOC's are.
 """
 
-import argparse
-import json
+import itertools
 import os
-import platform
-import statistics
+import random
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -28,7 +33,9 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
+from common import Row, compared, grown, in_fresh_process, run, taken
 from PIL import Image
+from torchvision.transforms import functional as F
 
 from segkit.data.cache import on_disk
 from segkit.data.labels import CITYSCAPES, CITYSCAPES_CLASS_OF, VOC
@@ -37,16 +44,24 @@ from segkit.data.normalise import IMAGENET_MEAN, IMAGENET_STD, Normalise, mean_p
 from segkit.data.pairs import FilePairs, Layout
 from segkit.data.transforms import TrainTransform
 
-Row = Callable[[int], object]
+TITLE = "a training sample"
+PORT, PRESET = "albumentations, read by OpenCV", "torchvision's presets"
+UNCACHED, CACHED = "segkit, uncached", "segkit, dataset.cache=disk"
 
-# What was promised: how many times the port's cost ours goes into it.
-BARS = {
-    ("large", "segkit, uncached"): 1.15,
-    ("large", "segkit, dataset.cache=disk"): 15.0,
-    ("small", "segkit, uncached"): 1.0,
-}
-TITLES = {"large": "2048×1024 PNG, crop 769", "small": "500×375 JPEG, crop 513"}
-THEIRS = "albumentations, read by OpenCV"
+Sampled = Callable[[int], object]  # makes the sample of a number
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Pictures of one size, and what was promised: ratios by (ours, theirs)."""
+
+    title: str
+    make: Callable[[Path, int], FilePairs]
+    pairs: int
+    crop: int
+    base: int
+    bars: dict[tuple[str, str], float]
+    rounds: int  # for each one asked for: small samples are cheap
 
 
 # -- pictures ----------------------------------------------------------------------------------
@@ -72,7 +87,7 @@ def mask(rng: np.random.Generator, height: int, width: int, count: int) -> np.nd
 
 
 def large_pairs(root: Path, count: int) -> FilePairs:
-    for number in range(count):
+    for number in range(0 if (root / "list.txt").exists() else count):
         rng = np.random.default_rng(number)
         save(root / f"images/{number}.png", Image.fromarray(photo(rng, 1024, 2048)))
         save(root / f"masks/{number}.png", Image.fromarray(mask(rng, 1024, 2048, 34)))
@@ -82,7 +97,7 @@ def large_pairs(root: Path, count: int) -> FilePairs:
 
 
 def small_pairs(root: Path, count: int) -> FilePairs:
-    for number in range(count):
+    for number in range(0 if (root / "list.txt").exists() else count):
         rng = np.random.default_rng(number)
         save(root / f"images/{number}.jpg", Image.fromarray(photo(rng, 375, 500)), quality=92)
         indexed = Image.fromarray(mask(rng, 375, 500, 21)).convert("P")
@@ -101,10 +116,10 @@ def write_list(root: Path, count: int) -> None:
     (root / "list.txt").write_text("".join(f"{number}\n" for number in range(count)))
 
 
-# -- rows --------------------------------------------------------------------------------------
+# -- who reads -----------------------------------------------------------------------------------
 
 
-def port(pairs: FilePairs, crop: int, read: Callable[[str], np.ndarray]) -> Row:
+def port(pairs: FilePairs, crop: int, read: Callable[[str], np.ndarray]) -> Sampled:
     """A port's data set: decode, five transforms, a place in the float batch."""
     table = np.arange(256, dtype=np.uint8)
     for value, label in (pairs.value_table or {}).items():
@@ -133,6 +148,42 @@ def port(pairs: FilePairs, crop: int, read: Callable[[str], np.ndarray]) -> Row:
     return row
 
 
+def torchvision_preset(pairs: FilePairs, crop: int, base: int) -> Sampled:
+    """What references/segmentation does with PIL images: resize, flip, pad, crop, to tensors.
+
+    The shorter side is drawn from half to twice ``base``, whatever the picture's own size. The
+    reference's default is 520, for pictures of VOC's size.
+    """
+    table = np.arange(256, dtype=np.uint8)
+    for value, label in (pairs.value_table or {}).items():
+        table[value % 256] = label
+    images, labels = torch.empty((3, crop, crop)), torch.empty((crop, crop), dtype=torch.int64)
+
+    def row(number: int) -> None:
+        draw = random.Random(number)
+        index = number % len(pairs)
+        image = Image.open(pairs.image_path(index)).convert("RGB")
+        target = Image.open(pairs.mask_path(index))
+        if pairs.value_table:
+            target = Image.fromarray(table[np.asarray(target)])
+        side = draw.randint(base // 2, 2 * base)
+        image = F.resize(image, side, antialias=True)
+        target = F.resize(target, side, interpolation=F.InterpolationMode.NEAREST)
+        if draw.random() < 0.5:
+            image, target = F.hflip(image), F.hflip(target)
+        if min(image.size) < crop:
+            right, below = (max(crop - size, 0) for size in image.size)
+            image = F.pad(image, [0, 0, right, below], fill=0)
+            target = F.pad(target, [0, 0, right, below], fill=255)
+        top, left = draw.randint(0, image.height - crop), draw.randint(0, image.width - crop)
+        image, target = (F.crop(part, top, left, crop, crop) for part in (image, target))
+        image = F.convert_image_dtype(F.pil_to_tensor(image), torch.float)
+        images[:] = F.normalize(image, IMAGENET_MEAN, IMAGENET_STD)
+        labels[:] = torch.as_tensor(np.array(target), dtype=torch.int64)
+
+    return row
+
+
 def by_opencv(path: str) -> np.ndarray:
     return cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
 
@@ -141,7 +192,7 @@ def by_pillow(path: str) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def ours(dataset: Dataset, crop: int) -> Row:
+def ours(dataset: Dataset, crop: int) -> Sampled:
     """What a worker does: read, augment, a place in the batch of bytes."""
     transform = TrainTransform(crop)
     images, labels = np.empty((crop, crop, 3), np.uint8), np.empty((crop, crop), np.uint8)
@@ -152,19 +203,19 @@ def ours(dataset: Dataset, crop: int) -> Row:
     return row
 
 
-def first_reading(pairs: FilePairs, path: Path, crop: int) -> Row:
+def first_reading(pairs: FilePairs, path: Path, crop: int) -> Sampled:
     """From the cache, with the checksum of a sample that nobody has read before."""
 
     def row(number: int) -> float:
-        row = ours(cached(pairs, path), crop)
+        read = ours(cached(pairs, path), crop)
         began = time.thread_time()
-        row(number)
+        read(number)
         return time.thread_time() - began
 
     return row
 
 
-def normalising(crop: int) -> Row:
+def normalising(crop: int) -> Sampled:
     normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD)
     images = torch.zeros((1, crop, crop, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     return lambda _: normalise(images)
@@ -176,15 +227,17 @@ def cached(pairs: FilePairs, path: Path) -> Dataset:
     )
 
 
-def rows_of(pairs: FilePairs, path: Path, crop: int) -> dict[str, Row]:
-    def decoding(read: Callable[[str], np.ndarray]) -> Row:
+def works_of(kind: Kind, pairs: FilePairs, path: Path) -> dict[str, Sampled]:
+    def decoding(read: Callable[[str], np.ndarray]) -> Sampled:
         return lambda number: read(str(pairs.image_path(number % len(pairs))))
 
+    crop = kind.crop
     return {
-        THEIRS: port(pairs, crop, by_opencv),
+        PORT: port(pairs, crop, by_opencv),
         "albumentations, read by Pillow": port(pairs, crop, by_pillow),
-        "segkit, uncached": ours(pairs, crop),
-        "segkit, dataset.cache=disk": ours(cached(pairs, path), crop),
+        PRESET: torchvision_preset(pairs, crop, kind.base),
+        UNCACHED: ours(pairs, crop),
+        CACHED: ours(cached(pairs, path), crop),
         "segkit, the cache's first reading": first_reading(pairs, path, crop),
         "decoding the image alone, OpenCV": decoding(by_opencv),
         "decoding the image alone, Pillow": decoding(by_pillow),
@@ -193,84 +246,70 @@ def rows_of(pairs: FilePairs, path: Path, crop: int) -> dict[str, Row]:
     }
 
 
-# -- measuring ---------------------------------------------------------------------------------
+# -- rows --------------------------------------------------------------------------------------
+
+KINDS = (
+    Kind(
+        "500x375 JPEG, crop 513", small_pairs, 20, 513, 520,
+        {(UNCACHED, PORT): 1.0, (UNCACHED, PRESET): 1.5}, 4,
+    ),
+    Kind(
+        "2048x1024 PNG, crop 769", large_pairs, 5, 769, 1024,
+        {
+            **dict.fromkeys(((UNCACHED, PORT), (UNCACHED, PRESET)), 1.15),
+            **dict.fromkeys(((CACHED, PORT), (CACHED, PRESET)), 15.0),
+        },
+        1,
+    ),
+)  # fmt: skip
 
 
-def measured(rows: dict[str, Row], rounds: int) -> dict[str, list[float]]:
-    """Seconds of processor time, one list for each row; the first two rounds warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in rows}
-    for number in range(-2, rounds):
-        for name, row in rows.items():
-            began = time.thread_time()
-            own = row(number + 2)
-            spent = own if isinstance(own, float) else time.thread_time() - began
-            if number >= 0:
-                seconds[name].append(spent)
-    return seconds
+def numbered(work: Sampled) -> Callable[[], object]:
+    """``work`` on one sample after the other, the same ones in every row."""
+    numbers = itertools.count()
+    return lambda: work(next(numbers))
 
 
-def summary(kind: str, seconds: dict[str, list[float]]) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = []
-    for name, mine in seconds.items():
-        ratios = [a / b for a, b in zip(seconds[THEIRS], mine, strict=True)]
-        bar = BARS.get((kind, name))
-        ratio = statistics.median(ratios)
-        found.append(
-            {
-                "row": name,
-                "milliseconds": round(1e3 * statistics.median(mine), 2),
-                "times_as_fast_as_albumentations": round(ratio, 2),
-                "bar": bar,
-                "met": None if bar is None else ratio >= bar,
-            }
-        )
+def peak(kind: Kind, room: Path, name: str) -> int:
+    """Bytes that as many samples as there are pairs cost a process that made none before."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    work = works_of(kind, kind.make(room / "files", kind.pairs), room / "samples.cache")[name]
+    return grown(lambda: [work(number) for number in range(kind.pairs)])
+
+
+def rows_of(kind: Kind, room: Path, rounds: int) -> list[Row]:
+    """Every way beside the port, and ours beside the presets."""
+    works = works_of(kind, kind.make(room / "files", kind.pairs), room / "samples.cache")
+    ways = {name: numbered(work) for name, work in works.items()}
+    # The cache looks at each sample once, at its first reading, which has a row of its own.
+    warm = kind.pairs
+    seconds = taken(ways, rounds=kind.rounds * rounds, warm=warm, clock=time.thread_time)
+    mine = (UNCACHED, CACHED)
+    peaks = {name: in_fresh_process(peak, kind, room, name) for name in (*mine, PORT, PRESET)}
+    found = []
+    for theirs in (PORT, PRESET):
+        for name in works if theirs == PORT else mine:
+            if name != theirs:
+                pair = compared(seconds[name], seconds[theirs])
+                memory = {"peak": peaks.get(name), "their_peak": peaks[theirs]}
+                bar = kind.bars.get((name, theirs))
+                found.append(Row(f"{kind.title}: {name}", theirs, **pair, **memory, least=bar))
     return found
 
 
-def machine() -> dict[str, object]:
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    versions = {m.__name__: m.__version__ for m in (A, cv2, np, torch)} | {
-        "PIL": Image.__version__,
-        "python": platform.python_version(),
-    }
-    return {"cpu": cpu, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), **versions}
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--out", type=Path, help="a JSON file for the results")
-    options = parser.parse_args()
+def rows(rounds: int, device: str) -> list[Row]:
+    """Nothing on CUDA: samples are made on the CPU."""
+    if device == "cuda":
+        return []
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    document: dict[str, object] = {"machine": machine(), "rounds": options.rounds}
-    missed = 0
+    found = []
     with tempfile.TemporaryDirectory() as folder:
-        room = Path(folder)
-        for kind, make, crop in (("large", large_pairs, 769), ("small", small_pairs, 513)):
-            pairs = make(room / kind, 5 if kind == "large" else 20)
-            rounds = options.rounds * (1 if kind == "large" else 4)
-            found = summary(kind, measured(rows_of(pairs, room / f"{kind}.cache", crop), rounds))
-            document[kind] = found
-            print(f"\n{TITLES[kind]:40} ms/sample  ratio  bar")
-            for row in found:
-                verdict = "met" if row["met"] else "MISSED"
-                bar = "" if row["bar"] is None else f"{row['bar']} {verdict}"
-                ratio = row["times_as_fast_as_albumentations"]
-                print(f"{row['row']:40} {row['milliseconds']:9} {ratio:6}  {bar}")
-                missed += row["met"] is False
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(document, indent=1) + "\n")
-    return 1 if missed else 0
+        for number, kind in enumerate(KINDS):
+            found += rows_of(kind, Path(folder) / str(number), rounds)
+    return found
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(TITLE, rows, rounds=25))

@@ -7,9 +7,10 @@ Every folder under docs/results/ is one experiment: its ``score*.json`` as evalu
 pictures, and an optional ``run.json`` with ``command``, ``minutes``, ``machine``. The fault suite
 writes ``docs/results/reliability.json``. Nothing is typed by hand. In README.md the lines between
 the two ``results`` comments, and those between the two ``reliability`` comments, are replaced; in
-docs/input.md those between the two ``input`` comments, out of ``docs/results/input.json``; in
-docs/evaluation.md those between the two ``crf`` comments, out of ``crf_agreement.json`` and
-``crf.json`` there, and those between the two ``protocols`` comments, out of ``protocols.json``.
+docs/input.md those between the two ``input`` comments, out of ``bench/cpu/input.json`` under
+docs/results; in docs/evaluation.md those between the two ``crf`` comments, out of
+``crf_agreement.json`` and every ``bench/*/crf.json`` there, and those between the two ``protocols``
+comments, out of ``protocols.json``.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from segkit.report.tables import markdown_table, markdown_text
 from segkit.whole_files import write_whole
 
 RESULTS = Path("docs/results")
+BENCH = RESULTS / "bench"  # a folder a machine, a file a row of segkit bench
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,13 @@ def pages(root: Path) -> list[tuple[Path, str]]:
     if figures.exists():
         text = replace_block(readme, text, "reliability", reliability(figures))
     found = [(readme, text)]
-    if (costs := root / RESULTS / "input.json").exists():
+    if (costs := root / BENCH / "cpu/input.json").exists():
         page = root / "docs/input.md"
-        found.append((page, replace_block(page, _read(page), "input", input_costs(costs))))
+        found.append((page, replace_block(page, _read(page), "input", measured(costs))))
     page = root / "docs/evaluation.md"
     text = _read(page)
     if (agreement := root / RESULTS / "crf_agreement.json").exists():
-        block = crf_figures(agreement, root / RESULTS / "crf.json")
+        block = crf_figures(agreement, sorted((root / BENCH).glob("*/crf.json")))
         text = replace_block(page, text, "crf", block)
     if (asked := root / RESULTS / "protocols.json").exists():
         text = replace_block(page, text, "protocols", protocols(asked))
@@ -171,30 +173,43 @@ PROMISES = {
 }
 
 
-def input_costs(path: Path) -> str:
-    """What benchmarks/input.py measured: a table for each size of pictures."""
+def measured(path: Path) -> str:
+    """What one file of benchmarks/ found, and on which machine."""
     found = _read_json(path)
-    header = ["per sample, one core", "ms", "times as fast as albumentations", "bar"]
-    tables = []
-    for kind, title in (("large", "2048×1024 PNG, crop 769"), ("small", "500×375 JPEG, crop 513")):
-        rows = [
-            [
-                markdown_text(row["row"]),
-                f"{row['milliseconds']:.2f}",
-                f"{row['times_as_fast_as_albumentations']:.2f}",
-                f"{row['bar']:g}" if row["bar"] else "",
-            ]
-            for row in found[kind]
+    header = ["", "against", "ours", "theirs", "times as fast", "bar", ""]
+    body = [
+        [
+            markdown_text(row["name"]),
+            markdown_text(row["against"] or ""),
+            _elapsed(row["seconds"]),
+            _elapsed(row["theirs"]),
+            "" if row["ratio"] is None else f"{row['ratio']:.2f}",
+            _bars(row),
+            markdown_text(row["note"]),
         ]
-        tables.append(f"{title}:\n\n{markdown_table(header, rows)}")
-    machine, rounds = found["machine"], found["rounds"]
-    says = f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']}, {rounds} rounds"
-    return "\n\n".join([*tables, f"Measured on {markdown_text(says)}."])
+        for row in found["rows"]
+    ]
+    machine = found["machine"]
+    where = machine.get("card") or machine["cpu"]
+    says = f"{where}, {machine['cores']} cores, load {machine['load']}"
+    return f"{markdown_table(header, body, 'llrrrrl')}\n\nMeasured on {markdown_text(says)}."
 
 
-def crf_figures(agreement: Path, costs: Path) -> str:
+def _elapsed(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.2f} ms"
+
+
+def _bars(row: dict[str, Any]) -> str:
+    bars = [f"≥ {row['least']:g}"] if row["least"] is not None else []
+    bars += [f"≤ {_elapsed(row['most'])}"] if row["most"] is not None else []
+    return ", ".join(bars) + (" missed" if row["met"] is False else "")
+
+
+def crf_figures(agreement: Path, costs: list[Path]) -> str:
     """What tools/crf_agreement.py and benchmarks/crf.py found."""
-    found, cost = _read_json(agreement), _read_json(costs)
+    found = _read_json(agreement)
     way = [
         "ten iterations by",
         "normalisation",
@@ -214,18 +229,7 @@ def crf_figures(agreement: Path, costs: Path) -> str:
         [row["images"], row["size"], row["normalization"], _share(row["equal_labels"])]
         for row in found["pydensecrf_against_exact"]
     ]
-    times = [
-        [
-            markdown_text(row["row"]),
-            row["size"],
-            f"{100 * row['pairs']:.0f} %",
-            "not measured" if row["seconds"] is None else f"{row['seconds']:.2f}",
-            f"{row['bar']:g}" if "bar" in row else "",
-        ]
-        for row in cost["rows"]
-    ]
-    machine, classes = cost["machine"], found["classes"]
-    says = f"{machine['cpu']}, {machine['gpu'] or 'no GPU'}, load {machine['load']}"
+    classes = found["classes"]
     return "\n\n".join(
         [
             f"Against the sums in float64, {found['cases']} images of {found['size']}, {classes}"
@@ -233,9 +237,8 @@ def crf_figures(agreement: Path, costs: Path) -> str:
             markdown_table(way, sums, "llrr"),
             "Labels of pydensecrf equal to those of exact, mean over images:",
             markdown_table(["images", "size", "normalisation", "equal labels"], lattice, "lllr"),
-            f"Ten iterations, {cost['classes']} classes, after:",
-            markdown_table(["", "size", "pairs that matter", "seconds", "bar"], times, "llrrr"),
-            f"Measured on {markdown_text(says)}.",
+            "What ten iterations cost:",
+            *map(measured, costs),
         ]
     )
 

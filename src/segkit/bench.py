@@ -39,7 +39,7 @@ the bar. A missed bar is said, and no error. It needs a checkout, for the rows a
   --keep         the same in docs/results/bench/cpu, or in the card's name instead of cpu"""
 
 DEVICES = ("cpu", "cuda")
-SECONDS = 50.0  # of a row: then it starts no further round
+SECONDS = 45.0  # of a row: then it starts no further round
 PATIENCE = 300.0  # of a row, its last rounds included: then it is ended
 TAIL = 8  # lines of a crashed row that are shown
 

@@ -163,6 +163,18 @@ def test_only_promises_with_all_their_figures_are_told(results, tmp_path):
     assert "cuts" not in told
 
 
+def bench_row(name, **said):
+    row = dict.fromkeys(("seconds", "theirs", "ratio", "least", "most", "met"))
+    return {**row, "name": name, "against": "theirs", "note": "", **said}
+
+
+def keep_bench(root, name, rows):
+    path = root / "docs/results/bench" / name
+    path.parent.mkdir(parents=True)
+    machine = {"cpu": "x", "cores": 2, "load": 0.5}
+    path.write_text(json.dumps({"machine": machine, "rows": rows}))
+
+
 def test_the_crfs_figures_are_told(results, tmp_path):
     row = {"normalization": "after", "largest_difference": 1.2e-5, "least_equal_labels": 0.99999}
     agreement = {
@@ -174,39 +186,35 @@ def test_the_crfs_figures_are_told(results, tmp_path):
             {"images": "hard", "size": "72x64", "normalization": "after", "equal_labels": 0.977}
         ],
     }
-    times = [
-        {"row": "exact, CUDA", "size": "9x9", "pairs": 0.2, "seconds": None, "bar": 0.5},
-        {"row": "one core", "size": "9x9", "pairs": 0.2, "seconds": 5.125},
-    ]
-    costs = {"machine": {"cpu": "x", "gpu": None, "load": 1}, "classes": 21, "rows": times}
+    unknown = bench_row("exact, CUDA", least=10.0, most=0.5, note="not measured: no device")
+    pool = bench_row("two_at_once", seconds=5.125, theirs=0.5, ratio=0.1, least=1.8, met=False)
+    machines = {"cpu": [unknown, pool], "card": [bench_row("exact, CUDA", seconds=0.25)]}
     (tmp_path / "README.md").write_text(README)
-    (tmp_path / "docs/results").mkdir(parents=True)
+    for name, rows in machines.items():
+        keep_bench(tmp_path, f"{name}/crf.json", rows)
     (tmp_path / "docs/evaluation.md").write_text("<!-- crf:begin -->\nold\n<!-- crf:end -->\n")
     (tmp_path / "docs/results/crf_agreement.json").write_text(json.dumps(agreement))
-    (tmp_path / "docs/results/crf.json").write_text(json.dumps(costs))
     assert results("--root", tmp_path)[0] == 0
     told = (tmp_path / "docs/evaluation.md").read_text()
     assert "| exact\\_way | after | 1.2e-05 | 99.99 % |" in told
     assert "| hard | 72x64 | after | 97.70 % |" in told
-    assert "| exact, CUDA | 9x9 | 20 % | not measured | 0.5 |" in told
-    assert "| one core | 9x9 | 20 % | 5.12 |  |" in told
+    assert "| exact, CUDA | theirs |  |  |  | ≥ 10, ≤ 500.00 ms | not measured: no device |" in told
+    assert "| two\\_at\\_once | theirs | 5.12 s | 500.00 ms | 0.10 | ≥ 1.8 missed |  |" in told
+    assert "| exact, CUDA | theirs | 250.00 ms |  |  |  |  |" in told
     assert "old" not in told
 
 
 def test_what_input_costs_is_told_with_its_bars(results, tmp_path):
-    row = {"row": "segkit_row", "milliseconds": 2.0, "times_as_fast_as_albumentations": 1.5}
-    figures = {
-        "machine": {"cpu": "x", "cores": 2, "load": 0.5},
-        "rounds": 3,
-        "large": [{**row, "bar": 1.15}],
-        "small": [{**row, "bar": None}],
-    }
+    rows = [
+        bench_row("segkit_row", seconds=0.002, theirs=0.003, ratio=1.5, least=1.15, met=True),
+        bench_row("alone", seconds=0.001),
+    ]
+    keep_bench(tmp_path, "cpu/input.json", rows)
     (tmp_path / "README.md").write_text(README)
-    (tmp_path / "docs/results").mkdir(parents=True)
     (tmp_path / "docs/input.md").write_text("<!-- input:begin -->\nold\n<!-- input:end -->\n")
-    (tmp_path / "docs/results/input.json").write_text(json.dumps(figures))
     assert results("--root", tmp_path)[0] == 0
     told = (tmp_path / "docs/input.md").read_text()
-    assert "| segkit\\_row | 2.00 | 1.50 | 1.15 |" in told
-    assert "| segkit\\_row | 2.00 | 1.50 |  |" in told
+    assert "| segkit\\_row | theirs | 2.00 ms | 3.00 ms | 1.50 | ≥ 1.15 |  |" in told
+    assert "| alone | theirs | 1.00 ms |  |  |  |  |" in told
+    assert "Measured on x, 2 cores, load 0.5." in told
     assert "old" not in told
