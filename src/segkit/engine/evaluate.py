@@ -119,10 +119,11 @@ def evaluate(
         if truth.shape != labels.shape:
             what = f"label {tuple(truth.shape)}, prediction {tuple(labels.shape)}"
             raise DataError("SIZE", sample.id, what, "each pixel is scored at the label's own size")
+        if torch.device(device).type == "cuda" and truth.device.type == "cpu":
+            truth = truth.pin_memory()  # or a GPU would be waited for
         rows = max(1, COUNTED_PIXELS // max(1, truth.shape[-1]))
         for part, true in zip(labels.split(rows), truth.split(rows), strict=True):
-            # As narrow as they are: they are widened where they are counted. A GPU is not waited
-            # for; what is not pinned has been read when the call returns.
+            # As narrow as they are: they are widened where they are counted.
             confusion.update(part.to(device), true.to(device, non_blocking=True))
         for counter in counters.values():
             counter.update(sample, labels)

@@ -246,12 +246,18 @@ class Predictor:
         ).fill_(self.mean_pad)
         for i, image in enumerate(images):
             height, width = _size_of(image)
-            there = image.to(self.device, non_blocking=True)[None]
+            there = self._sent(image)[None]
             if there.dtype == torch.uint8:
                 assert self.normalise is not None
                 there = self.normalise(there)
             made[i, :, :height, :width] = there[0]
         return made
+
+    def _sent(self, image: Tensor) -> Tensor:
+        """On the device. A GPU is not waited for: that takes memory that stays where it is."""
+        if self.device.type == "cuda" and image.device.type == "cpu":
+            image = image.pin_memory()
+        return image.to(self.device, non_blocking=True)
 
     def _mean(self, padded: Tensor) -> list[Tensor]:
         """The score maps of every scale and mirror image: their probabilities are averaged."""
