@@ -99,7 +99,7 @@ def rows(rounds: int, device: str) -> list[Row]:
 # -- CPU ---------------------------------------------------------------------------------------
 
 
-def on_cpu(case: Case, rounds: int, *, memory: bool = True) -> Row:
+def on_cpu(case: Case, rounds: int, memory: bool = True) -> Row:
     """Ours against theirs in pairs; the peaks, each in a process of its own."""
     ours, theirs = case.ours(), case.theirs()
     require_same(ours.net, theirs.net)
