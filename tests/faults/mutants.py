@@ -24,7 +24,7 @@ MUTANTS = [
     Mutant(
         "files are written straight to their final name",
         "whole_files.py",
-        "            write_new(fresh, data)\n            fresh.replace(path)\n",
+        "            fresh.replace(path)\n            sync_folder(path.parent)\n",
         "            path.write_bytes(data)\n",
         "engine/test_record.py",
     ),
@@ -47,9 +47,23 @@ MUTANTS = [
         "engine/saving.py",
         "        self._run.settle()\n",
         "        self._run.settle()\n"
-        "        for old in checkpoint.steps(self._run.checkpoints):\n"
-        "            checkpoint._remove(old)\n",
+        "            for old in checkpoint.steps(self._run.checkpoints):\n"
+        "                checkpoint._remove(old)\n",
         "faults/test_disk.py::test_a_run_goes_on_from_before_the_full_disk",
+    ),
+    Mutant(
+        "what is written beside the training is what is trained",
+        "engine/saving.py",
+        "                return self._copies.take(states)\n",
+        "                self._copies.take(states)\n",
+        "engine/test_background.py::test_what_comes_after_does_not_reach_the_file",
+    ),
+    Mutant(
+        "a failed save is noticed at the next one",
+        "engine/loop.py",
+        "                    saving.check()\n",
+        "",
+        "engine/test_background.py::test_a_failure_is_raised_before_the_next_update",
     ),
     Mutant(
         "a resumed run begins its average anew",

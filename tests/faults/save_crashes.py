@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def open_run(folder: Path, notices: list[str], *, resume: bool) -> Run:
 
 
 def save(run: Run, step: int) -> None:
-    """What the loop does at a new best score."""
+    """What the loop does at a new best score, in a thread beside it."""
     net = nn.Conv2d(3, 4, 3)
     nn.init.constant_(net.weight, step)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
@@ -65,9 +66,10 @@ def save(run: Run, step: int) -> None:
     optimizer.step()
     nn.init.constant_(net.weight, step)
     point = run.checkpoints / f"step-{step:08d}"
-    saving = Saving(run, keep=1, on_error="stop", saved=lambda: checkpoint.mark_best(point))
+    mark = partial(checkpoint.mark_best, point)
     run.log_metrics([{"step": step, "loss": 0.5}])
-    saving(net, optimizer, step, 0, must=False)
+    with Saving(run, keep=1, on_error="stop", saved=mark, background=True) as saving:
+        saving(net, optimizer, step, 0, must=False)
 
 
 def prepare(folder: Path) -> None:

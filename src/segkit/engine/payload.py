@@ -74,6 +74,12 @@ def hash_of(path: Path) -> str:
     return found.hexdigest()
 
 
+def plain(tensor: Tensor) -> np.ndarray:
+    """The memory of ``tensor``, on the CPU, as whole numbers of its width: NumPy knows no bf16."""
+    values: np.ndarray = tensor.detach().view(_KINDS[tensor.dtype][1]).numpy()
+    return values
+
+
 def _ordered(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
     return sorted(tensors.items(), key=lambda item: (_RANK[item[1].dtype], item[0]))
 
@@ -93,10 +99,10 @@ def _parts(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
     """The bytes of the file, in pieces of at most ``PART``."""
     yield memoryview(_header(tensors))
     for name, tensor in _ordered(tensors):
-        _, whole, exponent = _KINDS[tensor.dtype]
         # NumPy from here on: torch would start a second set of threads for the thread that saves,
         # and both sets would then wait less patiently for their own.
-        values = np.ascontiguousarray(tensor.detach().cpu().view(whole).numpy()).reshape(-1)
+        values = np.ascontiguousarray(plain(tensor.cpu())).reshape(-1)
+        exponent = _KINDS[tensor.dtype][2]
         step = PART // values.itemsize
         for start in range(0, values.size, step):
             part = values[start : start + step]
