@@ -23,7 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 Result = TypeVar("Result")
 
@@ -117,7 +117,7 @@ def paired(
     return both["ours"], both["theirs"]
 
 
-def compared(mine: Sequence[float], others: Sequence[float]) -> dict[str, object]:
+def compared(mine: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
     """``seconds``, ``theirs``, ``ratio``, ``rounds`` and ``spread`` of a row."""
     ratios = sorted(b / a for a, b in zip(mine, others, strict=True))
     low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3

@@ -42,7 +42,7 @@ Count = Callable[[Tensor, Tensor], Tensor]
 
 def maps() -> tuple[Tensor, Tensor]:
     """Prediction and truth, uint8 [16, 513, 513]."""
-    both = []
+    founds, truths = [], []
     for number in range(IMAGES):
         rng = np.random.default_rng(number)
         kinds = rng.choice(CLASSES, 6).astype(np.uint8)
@@ -52,9 +52,9 @@ def maps() -> tuple[Tensor, Tensor]:
         found = kinds[np.digitize(field + 0.1 * clouds(rng, 25), steps)]
         if number % 2:  # photos are wider than they are high: the rest of the square is padding
             truth[375:] = IGNORED
-        both.append((found, truth))
-    found, truth = (torch.from_numpy(np.stack(maps)) for maps in zip(*both, strict=True))
-    return found, truth
+        founds.append(found)
+        truths.append(truth)
+    return torch.from_numpy(np.stack(founds)), torch.from_numpy(np.stack(truths))
 
 
 def clouds(rng: np.random.Generator, cells: int) -> np.ndarray:
@@ -78,9 +78,9 @@ def torchmetrics(found: Tensor, truth: Tensor) -> Tensor:
 
 
 def bincount(found: Tensor, truth: Tensor) -> Tensor:
-    found, truth = found.numpy(), truth.numpy()
-    mask = (truth >= 0) & (truth < CLASSES)
-    cell = CLASSES * truth[mask].astype(int) + found[mask]
+    image, label = found.numpy(), truth.numpy()
+    mask = (label >= 0) & (label < CLASSES)
+    cell = CLASSES * label[mask].astype(int) + image[mask]
     return torch.from_numpy(np.bincount(cell, minlength=CLASSES**2).reshape(CLASSES, CLASSES))
 
 
@@ -123,8 +123,8 @@ def on_cpu(rounds: int) -> list[Row]:
         for name, bar in BARS.items():
             title = f"{NAME}, " + ("one thread" if threads == 1 else f"{threads} threads")
             pair = compared(seconds["ours"], seconds[name])
-            memory = {"peak": peaks["ours"], "their_peak": peaks[name]}
-            rows.append(Row(title, name, **pair, **memory, least=bar))
+            pair |= {"peak": peaks["ours"], "their_peak": peaks[name]}
+            rows.append(Row(title, name, **pair, least=bar))
     return rows
 
 

@@ -108,8 +108,8 @@ def on_cuda(crf: DenseCrf, rgb: np.ndarray, given: np.ndarray, rounds: int) -> R
     before = torch.cuda.memory_allocated()
     seconds = paired(exact, lambda: crf.refine(rgb, given), rounds=rounds)
     peak = torch.cuda.max_memory_allocated() - before
-    bars = {"least": LEAST, "most": MOST}
-    return Row(CUDA, ALONE, **compared(*seconds), peak=peak, **bars, note=told(rgb, crf))
+    pair = compared(*seconds)
+    return Row(CUDA, ALONE, **pair, peak=peak, least=LEAST, most=MOST, note=told(rgb, crf))
 
 
 def small(crf: DenseCrf, width: int, height: int, rounds: int) -> Row:

@@ -148,6 +148,21 @@ def test_values_through_a_table(tmp_path: Path, mode: str) -> None:
         read_mask(path, FIVE, value_table={5: 0, high: 2})
 
 
+@pytest.mark.parametrize("lacks", [False, True])
+def test_a_table_may_give_every_label_there_is(tmp_path: Path, lacks: bool) -> None:
+    """255 classes and the ignored one: no byte is left that could stand for what is unknown."""
+    most = label_set("most", [f"class{number}" for number in range(255)])
+    stored = np.arange(1000, 1256, dtype=np.uint16).reshape(16, 16)
+    stored[3, 2] -= 1000 if lacks else 0
+    path = write(tmp_path / "m.png", png(stored))
+    table = {1000 + label: label for label in range(256)}
+    if lacks:
+        with pytest.raises(DataError, match=r"label 50 at x=2 y=3 is not in the table"):
+            read_mask(path, most, value_table=table)
+    else:
+        assert np.array_equal(read_mask(path, most, value_table=table), stored - 1000)
+
+
 def test_sixteen_bits_are_exact_and_never_clamped(tmp_path: Path) -> None:
     array = np.arange(300, dtype=np.uint16).reshape(15, 20)
     assert np.array_equal(read_mask(write(tmp_path / "m.png", png(array)), MANY), array)

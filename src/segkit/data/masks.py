@@ -195,17 +195,23 @@ def _through_values(
 ) -> np.ndarray:
     """Look every value up at once; one that the table lacks is told with its place."""
     size = 256 if values.dtype == np.uint8 else 65536
-    known, label_of = np.zeros(size, np.uint8), np.zeros(size, dtype)
+    # What the table lacks becomes a label that it does not give: one look at every pixel tells.
+    used = set(table.values())
+    strange = next((label for label in range(np.iinfo(dtype).max + 1) if label not in used), None)
+    known, label_of = np.zeros(size, np.uint8), np.full(size, strange or 0, dtype)
     for value, label in table.items():
         if 0 <= value < size:
             known[value], label_of[value] = 1, label
-    if not _look_up(known, values).all():
-        wrong = _look_up(known, values) == 0
+    found = _look_up(label_of, values)
+    if strange is not None and not (found == strange).any():
+        return found
+    wrong = _look_up(known, values) == 0
+    if wrong.any():
         y, x = np.argwhere(wrong)[0]
         more = f" and {wrong.sum() - 1} more pixels" if wrong.sum() > 1 else ""
         what = f"label {values[y, x]} at x={x} y={y}{more} is not in the table of values"
         raise DataError("LABEL-RANGE", path, what, f"known: {', '.join(map(str, sorted(table)))}")
-    return _look_up(label_of, values)
+    return found
 
 
 def _look_up(table: np.ndarray, values: np.ndarray) -> np.ndarray:
