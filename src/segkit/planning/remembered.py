@@ -33,7 +33,7 @@ class Remembered:
             return self._now[text]
         if self._fresh:
             return None
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
             found = json.loads(self._path(text).read_text(encoding="utf-8"))
             if found["about"] == text and all(
                 isinstance(v, float) and 0 <= v < float("inf") for v in found["figures"].values()
