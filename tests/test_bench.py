@@ -93,6 +93,16 @@ def test_files_are_written_where_asked(
     assert found["rows"][0]["rounds"] == rounds
 
 
+def test_a_row_that_is_not_about_this_device_leaves_no_file(
+    rows: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = (rows / "fast.py").read_text()
+    (rows / "none.py").write_text(text.replace("    return [Row", "    return [] and [Row"))
+    assert cli.main(["bench", "none", "slow", "--out", str(tmp_path / "out")]) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["slow.json"]
+    assert capfd.readouterr().out.count("ours / theirs") == 2
+
+
 def test_kept_files_go_into_the_checkout(rows: Path) -> None:
     assert cli.main(["bench", "slow", "--keep"]) == 0
     assert (rows.parent / "docs/results/bench/cpu/slow.json").is_file()

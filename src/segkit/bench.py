@@ -6,6 +6,7 @@ for the next, and its peak of memory is its own. This process imports nothing he
 
 import ast
 import functools
+import json
 import math
 import os
 import re
@@ -175,8 +176,10 @@ def measure(folder: Path, words: Words, names: Sequence[str], out: Path) -> int:
         if fault:
             crashed[name] = fault[-1]
             print("\n".join(f"  {line}" for line in fault), file=sys.stderr, flush=True)
-        else:
+        elif json.loads(file.read_text(encoding="utf-8"))["rows"]:
             written.append(str(file))
+        else:  # nothing of this row is about this device
+            file.unlink()
     if written:
         subprocess.run([sys.executable, str(folder / "common.py"), *written], check=True)
     for name in crashed:
