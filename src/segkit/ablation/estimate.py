@@ -13,6 +13,7 @@ from segkit.ablation.jobs import Evaluation
 from segkit.ablation.rate import Rate
 from segkit.ablation.update import FLOAT, Update, network_text, pass_cost, updates_of
 from segkit.config import Composed
+from segkit.planning.schedule import evaluation_step, stages
 
 # Reads and writes of a full-size map of probabilities for each view: scores are enlarged (1),
 # softmax (2), added up (3); with a single view they are enlarged and ranked (2).
@@ -55,7 +56,7 @@ def estimate(
 
     ``cores`` share the work of a CRF. Raises ConfigError for what cannot be built or composed.
     Measured on two CPU cores: seconds of an update 7 % too short to 18 % too long (ResNet-18 and
-    50, MobileNetV2, a tiny ResNet; fp32 and bf16), memory 34 % too little (tiny) to 5 % too much.
+    50, MobileNetV2, a tiny ResNet; fp32 and bf16). Memory is that of ``segkit plan``.
     An evaluation on a CPU came out 9 to 52 % too short, most for the tiniest network. On a machine
     that is busy with other things a training takes as much longer as it gets less of it; one on
     drawn shapes up to twice as long, for it waits for its pictures.
@@ -69,9 +70,12 @@ def estimate(
         times = sum(max(1, one.steps // every) for one in updates)
         trained += times * network_seconds(training, asked(training, (), config_dir), rate)
     scored = factor * sum(network_seconds(training, how, rate) for _, how in seen)
-    last, half = updates[-1], rate.half
-    memory = [one.memory for one in updates]
-    memory += [evaluation_memory(training, how, last, half=half) for _, how in seen]
+    half, precision = rate.half, "bf16" if rate.half else "fp32"
+    counted = stages(training, None, device=rate.device, precision=precision)
+    memory = [one.memory for one in counted]
+    memory += [
+        evaluation_step(training, how, device=rate.device, half=half).peak for _, how in seen
+    ]
     return Estimate(
         seconds_training=factor * trained,
         seconds_evaluation=scored + sum(crf_seconds(one, how, cores) for one, how in seen),
@@ -114,15 +118,7 @@ def _scores(how: Asked) -> int:
     return known(how.values["dataset"]).classes * height * width
 
 
-# -- memory and disk -------------------------------------------------------------------------------
-
-
-def evaluation_memory(training: Composed, how: Asked, last: Update, *, half: bool) -> int:
-    """The weights, and the largest map with what it is made of and what becomes of it."""
-    text = network_text(training.values)
-    largest = max(pass_cost(text, how.output_stride, size).largest for size in how.sizes)
-    together = (how.values["eval"]["batch"] or 1) * (1 + how.flip)
-    return last.weights + last.buffers + 3 * together * largest // (2 if half else 1)
+# -- disk ------------------------------------------------------------------------------------------
 
 
 def disk(training: Composed, updates: Sequence[Update], seen: Sequence[Asked]) -> int:

@@ -41,6 +41,7 @@ class Rate:
     half: bool = False
     basis: str = "as given"
     seen: tuple[Seen, ...] = ()
+    device: str = "cpu"
 
     def seconds(self, macs: float, moved: float) -> float:
         return macs / self.macs + moved / self.moved
@@ -71,7 +72,7 @@ def _rate(device: str, precision: str, runs: Path, config_dir: str | None) -> Ra
     half = precision == "bf16"
     probed = probe(device, half=half)
     seen = tuple(_seen(probed, device, runs, config_dir))
-    return Rate(probed.macs, probed.moved, half, probed.basis, seen)
+    return Rate(probed.macs, probed.moved, half, probed.basis, seen, device)
 
 
 # -- runs that there are ---------------------------------------------------------------------------

@@ -48,18 +48,6 @@ class Update:
         one = self.network.moved // (2 if self.half else 1) + self.loss.moved
         return PASSES * self.parts * one + UPDATE_PASSES * self.weights
 
-    @property
-    def memory(self) -> int:
-        """Bytes alive at the worst moment: the backward pass begins, with two largest maps of it.
-
-        Convolutions work on a copy of the weights: bf16 under autocast, else one in the order that
-        the library wants (measured on a CPU: without it a fifth too little). Other workspaces of a
-        library are not in it.
-        """
-        share = 2 if self.half else 1
-        maps = (self.network.kept + 2 * self.network.largest) // share + self.loss.kept
-        return self.weights * (1 + self.copies) + self.weights // share + self.buffers + maps
-
 
 def updates_of(values: Mapping[str, Any], *, half: bool) -> list[Update]:
     """One for each stage of the schedule. Raises ConfigError for a network that cannot be."""

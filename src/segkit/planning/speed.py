@@ -51,12 +51,22 @@ class Speed:
         self, values: Mapping[str, Any], stage: Mapping[str, Any], size: Size, classes: int
     ) -> Pace:
         """Of a stage whose parts are ``size``; measured where it is not remembered."""
-        key = self._key("training", values, stage["os"], stage["bn"], *self._exact(size.crop))
-        kept = self._memory.get(key)
-        if kept is None:
-            kept = self._trained(values, stage, size, classes)
-            self._memory.put(key, kept)
-        return Pace(Line(kept["fixed"], kept["each"]), kept["update"])
+        known = self.remembered(values, stage, size)
+        if known is not None:
+            return known
+        kept = self._trained(values, stage, size, classes)
+        self._memory.put(self._trained_key(values, stage, size), kept)
+        return _pace(kept)
+
+    def remembered(
+        self, values: Mapping[str, Any], stage: Mapping[str, Any], size: Size
+    ) -> Pace | None:
+        """As ``training``; None where it was not measured yet."""
+        kept = self._memory.get(self._trained_key(values, stage, size))
+        return None if kept is None else _pace(kept)
+
+    def _trained_key(self, values: Mapping[str, Any], stage: Mapping[str, Any], size: Size) -> str:
+        return self._key("training", values, stage["os"], stage["bn"], *self._exact(size.crop))
 
     def evaluation(self, values: Mapping[str, Any], how: Asked, classes: int) -> Line:
         """Seconds of one image over the multiply-adds of all its views."""
@@ -124,6 +134,10 @@ class Speed:
             points.append((macs, seconds_of(lambda: asks.labels([picture]), self.device)))  # noqa: B023
         line = through(points)
         return {"fixed": line.fixed, "each": line.each}
+
+
+def _pace(kept: Mapping[str, float]) -> Pace:
+    return Pace(Line(kept["fixed"], kept["each"]), kept["update"])
 
 
 def apply(update: Update) -> None:
