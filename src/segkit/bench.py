@@ -35,12 +35,14 @@ Prints a table: ours, what a user would pick instead, how many times as fast our
 the bar. A missed bar is said, and no error. It needs a checkout, for the rows are its benchmarks/.
 
   --rounds N     so many rounds of each comparison, however long they take; otherwise as many as
-                 fit into a minute for each row, three at least
+                 fit into a minute for each row (less where many rows are
+                 asked for), three at least
   --out DIR      write DIR/NAME.json for each row
   --keep         the same in docs/results/bench/cpu, or in the card's name instead of cpu"""
 
 DEVICES = ("cpu", "cuda")
-SECONDS = 45.0  # of a row: then it starts no further round
+SECONDS = 60.0  # of a row: then it starts no further round
+ALL_SECONDS = 360.0  # of all rows asked for; of the 8 minutes, the rest is to start and to warm up
 PATIENCE = 300.0  # of a row, its last rounds included: then it is ended
 TAIL = 8  # lines of a crashed row that are shown
 
@@ -167,11 +169,12 @@ def measure(folder: Path, words: Words, names: Sequence[str], out: Path) -> int:
     """Run the rows one after the other, then print one table of them all."""
     crashed: dict[str, str] = {}
     written: list[str] = []
+    seconds = min(SECONDS, ALL_SECONDS / len(names))
     for name in names:
         print(f"{name} ...", file=sys.stderr, end="", flush=True)
         began = time.monotonic()
         file = out / f"{name}.json"
-        fault = run_row(folder / f"{name}.py", words, file)
+        fault = run_row(folder / f"{name}.py", words, file, seconds)
         print(f" {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         if fault:
             crashed[name] = fault[-1]
@@ -192,11 +195,14 @@ def measure(folder: Path, words: Words, names: Sequence[str], out: Path) -> int:
     return ExitCode.OK
 
 
-def run_row(row: Path, words: Words, file: Path) -> list[str]:
-    """Run a row; nothing if it wrote its file, otherwise the last lines of what it said."""
+def run_row(row: Path, words: Words, file: Path, seconds: float) -> list[str]:
+    """Run a row; nothing if it wrote its file, otherwise the last lines of what it said.
+
+    After ``seconds`` it starts no further round, unless it is told how many.
+    """
     given = ["--device", words.device, "--out", str(file)]
     if words.rounds is None:
-        given += ["--seconds", str(SECONDS)]
+        given += ["--seconds", str(seconds)]
     else:
         given += ["--rounds", str(words.rounds)]
     patience = PATIENCE if words.rounds is None else math.inf
