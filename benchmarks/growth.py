@@ -37,7 +37,7 @@ from segkit.metrics.confusion import ConfusionMatrix
 from segkit.models.contracts import IMAGENET_PIXELS
 from segkit.protocol import asking, memory_of
 
-TITLE = "growth"
+TITLE = "growth with images, classes, sides and crops"
 MOST, FLAT = 1.1, 1.1
 SMALL = ("model=v3", "model.channels=64", "backbone=r_tiny", "pretrained=none", "device=cpu")
 NORMALISE = Normalise(IMAGENET_PIXELS.mean, IMAGENET_PIXELS.std)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from common import Row, run
 
-TITLE = "scaling"
+TITLE = "scaling, N processes beside one"
 STEPS, SKIPPED, EVERY = 40, 10, 5
 CPU_WORDS = ("model=v3_mnv2", "backbone=mnv2", "augment.crop=129", "device=cpu")
 CUDA_WORDS = ("model=v3", "backbone=r50", "augment.crop=513", "device=cuda")
