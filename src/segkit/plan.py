@@ -31,7 +31,7 @@ is counted, time measured on smaller crops and fewer images, and remembered for 
 
   segkit plan model=v3 backbone=r50 augment.crop=321 schedule.batch=8
   segkit plan model=v3plus backbone=r101 --card-memory 24
-  segkit plan table v3.t5 scale=tiny"""
+  segkit plan table v3.t5 scale=camvid_cpu"""
 
 GIB = 2**30
 
@@ -316,9 +316,41 @@ def clocked(seconds: float | None) -> str:
 
 
 def table(argv: Sequence[str]) -> int:
-    """Measure what ``segkit table ... --plan`` goes by, and show that."""
+    """Measure the networks that ``segkit table ... --plan`` is about, then show that."""
+    from segkit import rules
     from segkit import table as tables
+    from segkit.ablation import book
+    from segkit.ablation.plan import only, plan_of
+    from segkit.ablation.scale import composed as trained
+    from segkit.config import compose
 
-    own = [word for word in argv if word not in ("--json", "--fresh")]
+    if "--json" in argv:
+        raise ConfigError("USAGE", "--json", "a table has none", "leave it out")
+    own = [word for word in argv if word != "--fresh"]
     cut = own.index("--") if "--" in own else len(own)
-    return tables.main([*own[:cut], "--plan", *own[cut:]])
+    words = [*own[:cut], "--plan", *own[cut:]]
+    asked = tables.parse(words)
+    if asked.ids and asked.show == "--plan":
+        values = compose("table", asked.overrides, asked.config_dir).values
+        rules.check(values)
+        ids = book.asked_for(asked.ids, asked.config_dir)
+        found = [book.read(table_id, asked.config_dir) for table_id in ids]
+        whole = plan_of(
+            found, values, extra=asked.extra, config_dir=asked.config_dir, trust=asked.trust
+        )
+        for job in only(whole, found, asked.only).jobs:
+            measured(trained(job.words, job.config_dir), fresh="--fresh" in argv)
+    return tables.main(words)
+
+
+def measured(training: "Composed", *, fresh: bool) -> None:
+    """See to it that the pace of every stage is remembered."""
+    from segkit import parts
+    from segkit.planning.remembered import Remembered
+    from segkit.planning.schedule import stages
+    from segkit.planning.speed import Speed
+
+    device = parts.device_of(training.values)
+    precision = parts.precision_of(training.values, device)
+    speed = Speed(device, precision, Remembered(device, fresh=fresh))
+    stages(training, speed, device=device.type, precision=precision)

@@ -5,15 +5,18 @@ bandwidth: a depthwise network has few of the one and many of the other. Both ar
 meta device (models/cost.py). Reading the data, TensorBoard and saving are left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from segkit.ablation.asked import Asked, asked, images_of, known
 from segkit.ablation.jobs import Evaluation
 from segkit.ablation.rate import Rate
 from segkit.ablation.update import FLOAT, Update, network_text, pass_cost, updates_of
 from segkit.config import Composed
-from segkit.planning.schedule import evaluation_step, stages
+from segkit.parts import stages_of
+from segkit.planning.schedule import evaluation_step, size_of, stages
+from segkit.planning.speed import Speed, training_macs
 
 # Reads and writes of a full-size map of probabilities for each view: scores are enlarged (1),
 # softmax (2), added up (3); with a single view they are enlarged and ranked (2).
@@ -51,12 +54,15 @@ def estimate(
     *,
     cores: int = 1,
     config_dir: str | None = None,
+    speed: Speed | None = None,
 ) -> Estimate:
     """What ``segkit train`` of ``training`` and then ``evaluations`` cost on a device of ``rate``.
 
-    ``cores`` share the work of a CRF. Raises ConfigError for what cannot be built or composed.
-    Measured on two CPU cores: seconds of an update 7 % too short to 18 % too long (ResNet-18 and
-    50, MobileNetV2, a tiny ResNet; fp32 and bf16). Memory is that of ``segkit plan``.
+    ``cores`` share the work of a CRF. Updates that ``segkit plan`` has measured here take what it
+    says (``speed``); the others go by ``rate``. Raises ConfigError for what cannot be built or
+    composed. Memory is that of ``segkit plan``.
+    Measured on two CPU cores: seconds of an update 7 % too short to 18 % too long (ResNet-18, 50,
+    MobileNetV2, a tiny ResNet; fp32 and bf16).
     An evaluation on a CPU came out 9 to 52 % too short, most for the tiniest network. On a machine
     that is busy with other things a training takes as much longer as it gets less of it; one on
     drawn shapes up to twice as long, for it waits for its pictures.
@@ -65,10 +71,14 @@ def estimate(
     updates = updates_of(values, half=rate.half)
     seen = [(one, asked(training, one.words, config_dir)) for one in evaluations]
     factor, basis = rate.told(training.choices)
-    trained = sum(one.steps * rate.seconds(one.macs, one.moved) for one in updates)
+    trained = factor * sum(one.steps * rate.seconds(one.macs, one.moved) for one in updates)
+    measured = measured_seconds(values, speed) if speed else None
+    if measured is not None:
+        trained, basis = measured, "smaller updates on this device (segkit plan)"
     if every := values["eval"]["every"]:
         times = sum(max(1, one.steps // every) for one in updates)
-        trained += times * network_seconds(training, asked(training, (), config_dir), rate)
+        watched = network_seconds(training, asked(training, (), config_dir), rate)
+        trained += factor * times * watched
     scored = factor * sum(network_seconds(training, how, rate) for _, how in seen)
     half, precision = rate.half, "bf16" if rate.half else "fp32"
     counted = stages(training, None, device=rate.device, precision=precision)
@@ -77,12 +87,25 @@ def estimate(
         evaluation_step(training, how, device=rate.device, half=half).peak for _, how in seen
     ]
     return Estimate(
-        seconds_training=factor * trained,
+        seconds_training=trained,
         seconds_evaluation=scored + sum(crf_seconds(one, how, cores) for one, how in seen),
         memory_bytes=max(memory),
         disk_bytes=disk(training, updates, [how for _, how in seen]),
         basis=basis,
     )
+
+
+def measured_seconds(values: Mapping[str, Any], speed: Speed) -> float | None:
+    """Of all updates; None where a stage's pace is not remembered."""
+    total = 0.0
+    for stage in stages_of(values):
+        size = size_of(values, stage)
+        pace = speed.remembered(values, stage, size)
+        if pace is None:
+            return None
+        macs = training_macs(values, stage["os"], size)
+        total += stage["steps"] * pace.seconds(macs, size.accumulate)
+    return total
 
 
 # -- time of an evaluation -------------------------------------------------------------------------

@@ -114,14 +114,20 @@ def estimated(job: Job) -> "Estimate | None":
     """What ``job`` takes from its beginning on the device that its words name; None without it."""
     from segkit.ablation.estimate import estimate
     from segkit.ablation.rate import rate_of
-    from segkit.parts import cores
+    from segkit.parts import cores, device_of, precision_of
+    from segkit.planning.remembered import Remembered
+    from segkit.planning.speed import Speed
 
     training = composed(job.words, job.config_dir)
     try:
         rate = rate_of(training.values, job.run.parent, job.config_dir)
     except EnvironmentFault:
         return None
-    return estimate(training, job.evaluations, rate, cores=cores(), config_dir=job.config_dir)
+    device = device_of(training.values)
+    speed = Speed(device, precision_of(training.values, device), Remembered(device))
+    return estimate(
+        training, job.evaluations, rate, cores=cores(), config_dir=job.config_dir, speed=speed
+    )
 
 
 def size(job: Job) -> str:
