@@ -17,6 +17,7 @@ UNHASHED = (
         "log",
         "eval.pictures",
         "eval.save_predictions",
+        "recompute",
     ),
     *("eval.batch", "eval.boundaries", "eval.report"),
     *("eval.colour_baseline", "checkpoint", "dataset.root"),

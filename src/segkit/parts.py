@@ -202,6 +202,8 @@ def check_network(values: Values) -> list[Segmenter]:
     with torch.device("meta"):
         nets = [network_of(values, 2, stage["os"]) for stage in stages_of(values)]
         check_batches(nets[-1], values)
+    for net in nets:
+        net.recompute(values["recompute"])
     check_auxiliary(nets[-1], values)
     check_scales(nets[-1], loss)
     return nets

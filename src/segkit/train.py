@@ -144,7 +144,9 @@ def plan(
 
     def make_model() -> Segmenter:
         # The first stage begins with the pretrained start; later ones are given their weights.
-        return start if number == 0 else fresh_network(values, labels.num_classes, stage["os"])
+        net = start if number == 0 else fresh_network(values, labels.num_classes, stage["os"])
+        net.recompute(values["recompute"])
+        return net
 
     def batches(first_step: int) -> Iterator[Any]:
         return train_batches(

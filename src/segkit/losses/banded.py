@@ -28,7 +28,7 @@ def banded_cross_entropy(
     ``ignore_label``, bilinearly with aligned corners; ``weights`` [C] weigh a pixel by its class.
     Differentiable once, by the scores.
     """
-    loss: Tensor = _Banded.apply(scores, labels, weights, ignore_label)  # type: ignore[no-untyped-call]
+    loss: Tensor = _Banded.apply(scores, labels, weights, ignore_label)
     return loss
 
 
@@ -85,7 +85,7 @@ def _group_sum(
         total += losses
         if by_wide is not None:
             by_wide[:, :, near] += taps.T @ by_band
-    if gradient is not None:
+    if gradient is not None and by_wide is not None:
         gradient.copy_(by_wide @ columns_of)
     return total
 

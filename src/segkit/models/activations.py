@@ -20,7 +20,7 @@ class ReLU6(nn.ReLU6):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
-            clipped: Tensor = _Clip.apply(x)  # type: ignore[no-untyped-call]
+            clipped: Tensor = _Clip.apply(x)
             return clipped
         return super().forward(x)
 

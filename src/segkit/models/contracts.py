@@ -53,6 +53,11 @@ class Backbone(nn.Module):
     imagenet: ImageNetWeights | None = None
 
     @property
+    def units(self) -> Sequence[nn.Module]:
+        """What it runs by ``recompute.run``, in order: each is given and gives one map."""
+        return ()
+
+    @property
     def pixels(self) -> Pixels:
         """The normalisation its weights were made with: what its line in their table says."""
         return IMAGENET_PIXELS if self.imagenet is None else self.imagenet.pixels

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segkit.errors import ConfigError
+from segkit.models import recompute
 from segkit.models.aspp import ImagePooling
 from segkit.models.contracts import Backbone, Feature, Head, Pixels
 
@@ -84,6 +85,14 @@ class Segmenter(nn.Module):
             if momentum is not None:
                 norm.momentum = momentum
         self.train(self.training)
+
+    def recompute(self, share: float) -> None:
+        """Keep no inner maps of the first ``share`` (0..1) of the backbone's units in training.
+
+        They are computed again in the backward pass: less memory, more time, the same gradients.
+        Raises ``ConfigError`` CFG-RECOMPUTE for a share of a backbone without such units.
+        """
+        recompute.mark(self.backbone.units, share, self.backbone.name)
 
     def train(self, mode: bool = True) -> "Segmenter":
         """As any module's, except that frozen batch norms stay frozen."""

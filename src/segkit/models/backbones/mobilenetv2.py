@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.errors import ConfigError
+from segkit.models import recompute
 from segkit.models.activations import ReLU6
 from segkit.models.atrous import Unit, plan_units
 from segkit.models.contracts import Backbone, Feature
@@ -174,6 +175,10 @@ class MobileNetV2(Backbone):
         self.features |= {"low": decoded, "out": self.features["res5"]}
         he_normal(self)
 
+    @property
+    def units(self) -> list[nn.Module]:
+        return list(self.layers)
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         maps = {}
         for index, layer in enumerate(self.layers):
@@ -182,7 +187,7 @@ class MobileNetV2(Backbone):
                 maps["low"] = unit.depthwise(x)
                 x = unit.project(maps["low"], x)
             else:
-                x = layer(x)
+                x = recompute.run(layer, x)
             if tap := _TAPS.get(index):
                 maps[tap] = x
         return {"low": maps["res2"], **maps, "out": maps["res5"]}

@@ -11,13 +11,14 @@ State-dict keys are torchvision's for all, so that its files load as they are; f
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
 from segkit.errors import ConfigError
+from segkit.models import recompute
 from segkit.models.atrous import Unit, plan_units
 from segkit.models.contracts import Backbone, Feature
 from segkit.models.initial import he_normal
@@ -244,16 +245,23 @@ class ResNet(Backbone):
         self.features |= {"low": self.features["res2"], "out": self.features["res5"]}
         he_normal(self)
 
+    @property
+    def units(self) -> list[nn.Module]:
+        return [u for number in range(1, 1 + len(self._tapped)) for u in self.block(number)]
+
+    def block(self, number: int) -> Iterable[ResidualUnit]:
+        return cast(Iterable[ResidualUnit], self.get_submodule(f"layer{number}"))
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         maps = {}
         for number, tapped in enumerate(self._tapped, start=1):
-            for index, unit in enumerate(getattr(self, f"layer{number}")):
+            for index, unit in enumerate(self.block(number)):
                 if number == 1 and index == tapped and self.low == "released":
                     maps["low"] = unit.branch(x)
                     x = unit.join(maps["low"], x)
                 else:
-                    x = unit(x)
+                    x = recompute.run(unit, x)
                 if index == tapped:
                     maps[f"res{number + 1}"] = x
         return {"low": maps["res2"], **maps, "out": maps["res5"]}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.errors import ConfigError
+from segkit.models import recompute
 from segkit.models.atrous import Unit, plan_units
 from segkit.models.contracts import Backbone, Feature
 from segkit.models.pixels import SYMMETRIC_PIXELS
@@ -213,6 +214,10 @@ class Xception(Backbone):
         self.features["out"] = self.features["res5"]
         released_start(self)
 
+    @property
+    def units(self) -> list[nn.Module]:
+        return list(self.blocks)
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = self.stem(x)
         maps = {}
@@ -221,7 +226,7 @@ class Xception(Backbone):
                 maps["low"] = block.before_stride(x)
                 x = block.join(maps["low"], x)
             else:
-                x = block(x)
+                x = recompute.run(block, x)
             if end := self._ends.get(index):
                 maps[end] = x
         return {"low": maps["res2"], **maps, "out": maps["res5"]}
