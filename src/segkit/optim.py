@@ -119,8 +119,8 @@ def sgd(
     """SGD over the trainable parameters, one group per rule, each with its ``lr_multiplier``.
 
     Call it with the model on its device: on a GPU the update is fused, and then skips itself
-    where its ``found_inf`` is 1, without asking the host. On the CPU it is the plain one: there
-    the fused kernel differs from it in the last bit, and asking costs nothing.
+    where its ``found_inf`` is 1, without asking the host. On the CPU it is fused, too, but where
+    torch is asked for deterministic algorithms: the plain one differs from it in the last bit.
     """
     ruled = assign(model, rules)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -132,7 +132,10 @@ def sgd(
         if own:
             group = {"params": own, "lr": lr * rule.lr, "lr_multiplier": rule.lr}
             groups.append(group | {"weight_decay": weight_decay * rule.decay})
-    fused = all(parameter.is_cuda for parameter in parameters.values())
+    kinds = {parameter.device.type for parameter in parameters.values()}
+    fused = kinds == {"cuda"} or (
+        kinds == {"cpu"} and not torch.are_deterministic_algorithms_enabled()
+    )
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
 
 

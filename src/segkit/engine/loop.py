@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from segkit.allocator import keep_freed_memory
 from segkit.engine import checkpoint
 from segkit.engine.average import Average, averaged
 from segkit.engine.journal import Journal, Step, digest
@@ -310,7 +311,7 @@ class Update:
 
     def _apply(self, finite: Tensor) -> bool:
         self._halted = torch.maximum(self._halted, (~finite).float())
-        if self.optimizer.defaults.get("fused"):
+        if self.optimizer.defaults.get("fused") and self._device.type != "cpu":
             # The fused kernel reads this flag on the device and leaves everything as it is.
             self.optimizer.found_inf = self._halted  # type: ignore[attr-defined]
             self.optimizer.step()
@@ -406,6 +407,8 @@ def _newest(run: Run) -> str | None:
 
 
 def _tune(device: torch.device) -> None:
+    if device.type == "cpu":
+        keep_freed_memory()
     if device.type == "cuda" and not torch.are_deterministic_algorithms_enabled():
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in fp32
         torch.backends.cudnn.allow_tf32 = True

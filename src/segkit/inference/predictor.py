@@ -14,6 +14,7 @@ from typing import Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from segkit.allocator import keep_freed_memory
 from segkit.errors import ConfigError, DataError, NumericsError
 from segkit.inference.bands import Bands, Block, Size, resize
 from segkit.inference.memory import Memory
@@ -107,6 +108,8 @@ class Predictor:
         self.pad = pad
         self.window = window
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.precision = precision
         self.mean_pad = mean_pad
         self.normalise = normalise
