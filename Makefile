@@ -73,6 +73,7 @@ tables: $(ENV) ## re-make every table
 results: $(ENV) ## rewrite README's and docs' tables from the files under docs/results/ and conf/ablation/
 	$(BIN)/python tools/results.py
 	$(BIN)/python tools/reproduction.py
+	$(BIN)/python tools/performance.py
 
 pins: $(ENV) ## refresh the pinned versions in requirements/
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade -o requirements/dev.txt

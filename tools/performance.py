@@ -51,7 +51,11 @@ def files(root: Path) -> Iterator[tuple[Path, str]]:
     machines = sorted({path.parent for path in (root / BENCH).glob("*/*.json")})
     found = {place.name: read(place) for place in machines}
     page, readme = root / PAGE, root / "README.md"
-    yield page, replace_block(page, _read(page), "bench", "\n\n".join(map(whole, found.values())))
+    text = replace_block(page, _read(page), "bench", "\n\n".join(map(whole, found.values())))
+    predicted = root / BENCH / "cpu" / "memory.json"
+    if predicted.exists():
+        text = replace_block(page, text, "memory", memory(_read_json(predicted)["rows"]))
+    yield page, text
     yield readme, replace_block(readme, _read(readme), "bench", short(found))
     profiles = root / BENCH / "cpu" / "profiles.json"
     if profiles.exists():
@@ -59,8 +63,9 @@ def files(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def read(place: Path) -> list[dict[str, Any]]:
-    """The documents of one machine, by name; profiles have their figure."""
-    return [_read_json(path) for path in sorted(place.glob("*.json")) if path.stem != "profiles"]
+    """The documents of one machine, by name, but for those that have a place of their own."""
+    own = ("profiles", "memory")
+    return [_read_json(path) for path in sorted(place.glob("*.json")) if path.stem not in own]
 
 
 # -- tables ------------------------------------------------------------------------------------
@@ -119,6 +124,24 @@ def short(machines: dict[str, list[dict[str, Any]]]) -> str:
     ]
     header = ["", "against", "times as fast", "asked", "on"]
     return markdown_table(header, rows, "llrrl") if rows else "Not measured."
+
+
+def memory(rows: list[dict[str, Any]]) -> str:
+    """Predicted peaks beside the references'."""
+    body = [
+        [
+            markdown_text(row["name"]),
+            markdown_text(row["against"]),
+            f"{row['peak'] / 2**30:.1f} GiB",
+            f"{row['their_peak'] / 2**30:.1f} GiB",
+            f"{row['peak'] / row['their_peak']:.2f}",
+            _bar(row),
+            _verdict(row),
+        ]
+        for row in rows
+    ]
+    header = ["step", "references of", "ours", "theirs", "share", "bar", ""]
+    return markdown_table(header, body, "llrrrrl")
 
 
 def _time(seconds: float | None) -> str:
