@@ -60,10 +60,10 @@ def test_all_bands_are_the_full_size_computation(full, size, sizes, budget) -> N
 
 @pytest.mark.parametrize("budget", [1, 7 * 41 * 4, 7 * 41 * 4 * 5, 7 * 41 * 4 * 5 + 3])
 def test_a_band_keeps_to_its_bytes(budget: int) -> None:
-    """Or is one row."""
+    """Or is four rows."""
     scores = maps([(5, 6), (9, 11)])
     heights = [b.shape[1] for _, b in Bands(scores, (33, 41), (33, 41)).blocks(budget)]
-    assert heights[0] == max(1, budget // (7 * 41 * 4))
+    assert heights[0] == max(4, budget // (7 * 41 * 4))
     assert sum(heights) == 33
 
 
