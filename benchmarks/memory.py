@@ -22,7 +22,7 @@ from train_step import CUDA_CASES, Case
 
 from segkit import parts
 from segkit.config import compose
-from segkit.planning.live import Half, Live
+from segkit.planning.live import Live, half_convolutions
 from segkit.planning.update import CUDA_BLOCK, Size, simulated
 
 TITLE = "memory of a step on CUDA, predicted"
@@ -77,7 +77,8 @@ def counted_reference(case: Case) -> int:
         images = torch.empty(sides[0], 3, *sides[1:], device=META)
         labels = torch.zeros(sides, dtype=torch.int64, device=META)
         for _ in range(2):
-            with Half():  # what follows the last convolution stays as narrow, as under autocast
+            # What follows the last convolution stays as narrow, as under autocast.
+            with half_convolutions():
                 found = net(images)
             logits = found["out"] if isinstance(found, dict) else found
             loss = F.cross_entropy(logits.float(), labels, ignore_index=VOID)

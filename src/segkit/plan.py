@@ -1,7 +1,6 @@
 """``segkit plan``: memory, seconds and hours of a training before it runs, and what batch fits."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +54,7 @@ class Plan:
     disk_bytes: int
     save_seconds: float | None
     basis: str
+    assumed: str | None = None
 
     @property
     def training_seconds(self) -> float | None:
@@ -88,6 +88,8 @@ def main(argv: Sequence[str]) -> int:
         return table(argv[1:])
     asked = parsed(argv)
     made = plan(composed(asked), card=asked.card, fresh=asked.fresh)
+    from segkit.planning.printed import as_json, text
+
     print(as_json(made) if asked.json else text(made))
     return ExitCode.OK
 
@@ -145,6 +147,7 @@ def plan(training: "Composed", *, card: float | None = None, fresh: bool = False
     import torch
 
     from segkit import parts
+    from segkit.planning.proposal import proposal
     from segkit.planning.remembered import Remembered
     from segkit.planning.schedule import stages
     from segkit.planning.speed import Speed
@@ -166,7 +169,28 @@ def plan(training: "Composed", *, card: float | None = None, fresh: bool = False
         free=free,
         proposal=advice,
         basis=basis(memory.measured) if memory else "predicted for a card, not measured",
+        assumed=assumed(training),
     )
+
+
+def assumed(training: "Composed") -> str | None:
+    """What the plan goes by where the data set is not here; None where it is."""
+    from segkit.ablation.asked import known
+    from segkit.errors import SegkitError
+    from segkit.parts import dataset_of
+    from segkit.planning.schedule import validation
+
+    dataset = training.values["dataset"]
+    how, images = validation(training)
+    try:
+        dataset_of(training.values, dataset["val_split"])
+    except SegkitError:
+        (height, width), classes = how.picture, known(dataset).classes
+        return (
+            f"{dataset['name']} is not here: assumed are {classes} classes and, to validate on, "
+            f"{images} pictures of {height}x{width}"
+        )
+    return None
 
 
 def basis(measured: int) -> str:
@@ -200,32 +224,6 @@ def whole(
     )  # fmt: skip
 
 
-def proposal(training: "Composed", device: str, precision: str, free: int) -> "Proposal":
-    """The accumulation that fits ``free`` bytes."""
-    import torch
-
-    from segkit.ablation.asked import known
-    from segkit.parts import stages_of
-    from segkit.planning import schedule
-    from segkit.planning.proposal import proposed
-    from segkit.planning.update import network_of
-
-    values = training.values
-    classes, meta = known(values["dataset"]).classes, torch.device("meta")
-    every = stages_of(values)
-    least = [network_of(values, one, classes, meta).min_train_batch for one in every]
-    together = 1 if device == "cuda" else int(values["devices"])  # processes of one memory
-
-    def peak(parts: int) -> int:
-        sizes = [(one, schedule.size_of(values, one, parts)) for one in every]
-        return together * max(
-            schedule.step_of(values, one, size, classes, device=device, precision=precision).peak
-            for one, size in sizes
-        )
-
-    return proposed([one["batch"] for one in every], values["devices"], least, peak, free)
-
-
 def resident() -> int:
     """Bytes of this process now, which has imported what a training imports."""
     import resource
@@ -244,72 +242,6 @@ def free_of(device: Any) -> int | None:
         return int(torch.cuda.mem_get_info(device)[0])
     left = free_memory()
     return None if left is None else left + resident()
-
-
-# -- output ----------------------------------------------------------------------------------------
-
-
-def as_json(made: Plan) -> str:
-    """Every field, and ``seconds`` of it all."""
-    facts = dataclasses.asdict(made)
-    return json.dumps(facts | {"seconds": made.seconds}, indent=1)
-
-
-def text(made: Plan) -> str:
-    """A line a stage, then validations, saves, what fits, hours."""
-    from segkit.data.bars import size as shown
-
-    head = f"{'stage':<12} {'updates':>8} {'batch':>8} {'crop':>5} {'os':>3} {'memory':>9}"
-    lines = [f"{head} {'s/update':>9} {'images/s':>9} {'time':>8}"]
-    for one in made.stages:
-        speed = f"{figure(one.seconds):>9} {figure(one.images_per_second):>9}"
-        batch = f"{one.parts}x{one.images}" if one.parts > 1 else f"{one.batch}"
-        took = None if one.seconds is None else one.steps * one.seconds
-        lines.append(
-            f"{one.name[:12]:<12} {one.steps:>8} {batch:>8} {one.crop:>5} {one.os:>3}"
-            f" {shown(made.process + one.memory):>9} {speed} {clocked(took):>8}"
-        )
-    if made.validations:
-        lines.append(
-            f"validations  {made.validations} of {made.validation_images} images: "
-            f"{shown(made.process + made.validation_memory)}, {clocked(made.validation_seconds)}"
-        )
-    lines.append(
-        f"checkpoints  {made.saves} of {shown(made.checkpoint_bytes)}, at most "
-        f"{shown(made.disk_bytes)} on disk: {clocked(made.save_seconds)}"
-    )
-    if made.proposal:
-        lines.append(advice(made, shown(made.free or 0)))
-    if made.seconds is not None:
-        lines.append(f"all of it: {clocked(made.seconds)}")
-    where = "of the process" if made.device == "cpu" else "of the card"
-    lines.append(f"{made.device}, {made.precision}; memory {where}; {made.basis}")
-    return "\n".join(lines)
-
-
-def advice(made: Plan, free: str) -> str:
-    """What to type, and what batch norm then sees."""
-    found, now = made.proposal, made.stages[0].parts
-    assert found is not None
-    if found.accumulate is None:
-        return f"nothing fits {free} free: lower augment.crop, or os=16, or a smaller backbone"
-    if found.accumulate == now:
-        return f"fits {free} free as it is (schedule.accumulate={now})"
-    line = f"type schedule.accumulate={found.accumulate} for {free} free"
-    learning = [n for n, one in zip(found.images, made.stages, strict=True) if one.bn == "train"]
-    if not learning:
-        return f"{line}; batch norm is frozen, so the result stays that of the whole batch"
-    return f"{line}: the batch stays, but batch norm sees {min(learning)} images at a time"
-
-
-def figure(number: float | None) -> str:
-    return "-" if number is None else f"{number:.3g}"
-
-
-def clocked(seconds: float | None) -> str:
-    from segkit.ablation.looks import clock
-
-    return "not measured" if seconds is None else clock(seconds)
 
 
 # -- a table ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from torch import nn
 
 from segkit.config import compose
 from segkit.parts import stages_of
-from segkit.planning.live import Half, Live
+from segkit.planning.live import Live, half_convolutions
 from segkit.planning.update import Size, simulated
 
 MEASURED = """
@@ -68,7 +68,7 @@ def test_half_precision_is_that_of_convolutions():
     with torch.device("meta"):
         net = nn.Conv2d(3, 4, 1)
         images = torch.empty(1, 3, 8, 8)
-    with Half():
+    with half_convolutions():
         found = net(images)
     assert found.dtype == torch.bfloat16
     found.float().sum().backward()

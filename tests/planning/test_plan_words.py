@@ -2,19 +2,23 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 from segkit import cli, plan
 from segkit.completion import completions
+from segkit.config import compose
 from segkit.errors import ConfigError, EnvironmentFault
+from segkit.planning import proposal as proposals
+from segkit.planning import speed as speeds
 from segkit.planning.line import Line, through
-from segkit.planning.proposal import Proposal, parts_that_divide, proposed
+from segkit.planning.proposal import Proposal, parts_that_divide, proposal
 from segkit.planning.remembered import Remembered
 from segkit.planning.schedule import saves, validations
 from segkit.planning.speed import smaller
-from segkit.planning.update import Size
+from segkit.planning.update import Size, Step
 
 WORDS = ("backbone=r_tiny", "dataset=camvid", "augment.crop=97", "schedule.batch=8")
 
@@ -32,12 +36,43 @@ def test_two_points_give_a_line_and_noise_none_below_zero():
 
 
 def test_a_measured_step_is_smaller_than_the_one_that_is_asked_about():
-    for images, crop in [(16, 513), (2, 321), (1, 513), (8, 161)]:
-        asked = Size(images, 1, crop)
-        found = smaller(asked, 1 / 3, 1, whole=False)
-        assert found.images * found.crop**2 <= images * crop**2 / 3
-        assert (found.crop - 1) % 32 == 0
-    assert smaller(Size(16, 1, 513), 1 / 3, 1, whole=True) == Size(5, 1, 513)
+    for images, crop in [(16, 513), (2, 321), (1, 513), (8, 161), (3, 97)]:
+        for share in (1 / 2, 1 / 8):
+            found = smaller(Size(images, 1, crop), share, min(2, images), crop)
+            assert found.images * found.crop**2 <= share * images * crop**2
+            assert (found.crop - 1) % 16 == 0
+    # Images first, so that the maps stay as large as those of the asked step.
+    assert smaller(Size(16, 1, 513), 1 / 2, 2, 513) == Size(8, 1, 513)
+    assert smaller(Size(4, 1, 321), 1 / 2, 2, 321) == Size(2, 1, 321)
+    assert smaller(Size(4, 1, 321), 1 / 8, 2, 65) == Size(2, 1, 65)
+    assert smaller(Size(2, 1, 161), 1 / 2, 2, 161) == Size(2, 1, 113)
+
+
+def test_points_lie_apart_and_none_takes_long(monkeypatch):
+    """A pass of 0.2 s and 1 s for each unit of work, on a device that never errs."""
+    seconds = lambda macs: 0.2 + macs  # noqa: E731
+    ran = []
+
+    def each(works, _):
+        ran.extend(work() for work in works)
+        return [seconds(work()) for work in works]
+
+    monkeypatch.setattr(speeds, "seconds_of_each", each)
+    monkeypatch.setattr(speeds, "seconds_of", lambda work, device: each([work], device)[0])
+    speed = speeds.Speed(torch.device("cpu"), "fp32", Remembered(torch.device("cpu")))
+    for asked in (0.5, 2.0, 10.0, 100.0):
+        ran.clear()
+        small = min(asked / 8, 0.3)
+
+        def work(share, side, asked=asked, small=small):
+            macs = small if side == speeds.LEAST_SIDE else share * asked
+            return macs, lambda: macs
+
+        found = speed._points(work, lambda share, asked=asked: share * asked)
+        assert through(found).at(asked) == pytest.approx(seconds(asked))
+        assert max(ran) <= asked / 2
+        assert max(seconds(macs) for macs in ran) <= speeds.AT_MOST
+        assert max(ran) >= min(asked / 2, 0.4 * speeds.AT_MOST)
 
 
 def test_parts_divide_every_stages_batch():
@@ -48,14 +83,48 @@ def test_parts_divide_every_stages_batch():
     assert parts_that_divide([16], 3, [1]) == []
 
 
-def test_the_smallest_accumulation_that_fits():
-    def peak(parts):
-        return 100 + 1600 // parts
+def asked_of(monkeypatch, free, *words, device="cuda"):
+    """The proposal where a stage holds 100 bytes, 100 for each image at a time and, of those, half
+    as many for the share that is recomputed."""
 
-    assert proposed([16], 1, [2], peak, 2000) == Proposal(1, 1700, (16,))
-    assert proposed([16], 1, [2], peak, 1700) == Proposal(2, 900, (8,))  # a tenth stays free
-    assert proposed([16], 1, [2], peak, 400) == Proposal(8, 300, (2,))
-    assert proposed([16], 1, [2], peak, 200) == Proposal(None, 300, ())
+    def step(values, _, size, *__, **___):
+        held = 100 * size.images * (1 - values["recompute"] / 2)
+        return Step(0, 0, int(100 + held))
+
+    monkeypatch.setattr(proposals, "step_of", step)
+    values = compose("train", (*WORDS, *words)).values
+    return proposal(replace(compose("train", WORDS), values=values), device, "bf16", free)
+
+
+def test_every_way_that_fits(monkeypatch):
+    assert asked_of(monkeypatch, 1000) == Proposal(True, 900)  # a tenth stays free
+    found = asked_of(monkeypatch, 800)
+    assert (found.fits, found.peak) == (False, 900)
+    assert {way.words: (way.peak, way.batch_norm) for way in found.ways} == {
+        ("recompute=0.5",): (700, 8),
+        ("schedule.accumulate=2",): (500, 4),
+        ("devices=2",): (500, 8),  # of all cards together
+    }
+    again, *others = found.ways
+    assert 0.02 < again.longer < 1 / 3  # at most one forward pass of three
+    assert [way.longer for way in others] == pytest.approx([0, 0], abs=1e-3)
+    # Neither is enough, both are.
+    both = asked_of(monkeypatch, 230, device="cpu")
+    assert [way.words for way in both.ways] == [("recompute=1", "schedule.accumulate=4")]
+    assert asked_of(monkeypatch, 100).ways == ()
+
+
+def test_frozen_statistics_do_not_see_the_parts(monkeypatch):
+    found = asked_of(monkeypatch, 800, "schedule.stages.0.bn=frozen", device="cpu")
+    parts, again = found.ways
+    assert (parts.words, parts.batch_norm) == (("schedule.accumulate=2",), None)
+    assert again.words == ("recompute=0.5",)
+
+
+def test_a_backbone_without_units_is_not_recomputed(monkeypatch):
+    words = ("model=v1", "backbone=vgg16")
+    found = asked_of(monkeypatch, 800, *words, device="cpu")
+    assert [way.words for way in found.ways] == [("schedule.accumulate=2",)]
 
 
 def test_moments_of_a_run_are_the_engines():
@@ -80,16 +149,20 @@ def test_what_was_measured_is_remembered_until_it_is_fresh():
 def test_a_card_that_is_not_here(capsys):
     assert cli.main(["plan", *WORDS, "--card-memory", "24", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["proposal"]["accumulate"] == 1
+    assert found["proposal"]["fits"]
     assert found["seconds"] is None
     (stage,) = found["stages"]
     assert (stage["batch"], stage["crop"], stage["seconds"]) == (8, 97, None)
     small = 1.05 * stage["memory"] / 2**30  # a tenth of it stays free
     assert cli.main(["plan", *WORDS, f"--card-memory={small}"]) == 0
     said = capsys.readouterr().out
-    (parts,) = re.findall(r"type schedule.accumulate=(\d+) for", said)
+    (parts,) = re.findall(r"^  schedule.accumulate=(\d+) ", said, re.MULTILINE)
     assert int(parts) in (2, 4)
     assert f"batch norm sees {8 // int(parts)} images at a time" in said
+    assert re.search(
+        r"^  recompute=\S+ .*% more work, batch norm sees 8 images", said, re.MULTILINE
+    )
+    assert "camvid is not here: assumed are 11 classes and, to validate on, 101 pictures" in said
     assert "not measured" in said
 
 

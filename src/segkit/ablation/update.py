@@ -25,7 +25,8 @@ class Update:
     """``steps`` updates of ``parts`` forward and backward passes each.
 
     ``network`` and ``loss`` cost one forward pass of a part. ``weights`` and ``buffers`` are bytes
-    in float32; ``copies`` of all weights lie beside them (gradients, momentum, an average).
+    in float32; ``copies`` of all weights lie beside them (gradients, momentum, an average). The
+    backward pass computes ``again`` of the forward one's multiply-adds anew (config key recompute).
     """
 
     steps: int
@@ -36,17 +37,19 @@ class Update:
     buffers: int
     copies: int
     half: bool
+    again: float = 0.0
 
     @property
     def macs(self) -> int:
         """Multiply-adds of one update."""
-        return PASSES * self.parts * self.network.macs
+        return int((PASSES + self.again) * self.parts * self.network.macs)
 
     @property
     def moved(self) -> int:
         """Bytes that the operators of one update read and write."""
-        one = self.network.moved // (2 if self.half else 1) + self.loss.moved
-        return PASSES * self.parts * one + UPDATE_PASSES * self.weights
+        network = self.network.moved // (2 if self.half else 1)
+        one = (PASSES + self.again) * network + PASSES * self.loss.moved
+        return int(self.parts * one) + UPDATE_PASSES * self.weights
 
 
 def updates_of(values: Mapping[str, Any], *, half: bool) -> list[Update]:
@@ -54,12 +57,13 @@ def updates_of(values: Mapping[str, Any], *, half: bool) -> list[Update]:
     from segkit.parts import stages_of
 
     schedule, crop = values["schedule"], int(values["augment"]["crop"])
-    parts = int(schedule["accumulate"])
+    parts, share = int(schedule["accumulate"]), float(values["recompute"])
     text = network_text(values)
     found = []
     for stage in stages_of(values):
         images = max(1, stage["batch"] // (parts * values["devices"]))
-        network, loss, weights, buffers = _costs(text, int(stage["os"]), stage["bn"], crop, images)
+        stride, bn = int(stage["os"]), stage["bn"]
+        network, loss, weights, buffers = _costs(text, stride, bn, crop, images)
         update = Update(
             steps=int(stage["steps"]),
             parts=parts,
@@ -69,6 +73,7 @@ def updates_of(values: Mapping[str, Any], *, half: bool) -> list[Update]:
             buffers=buffers,
             copies=2 + (schedule["ema"] is not None),
             half=half,
+            again=_again(text, stride, crop, images, share) if share else 0.0,
         )
         found.append(update)
     return found
@@ -118,3 +123,20 @@ def _costs(
     after = counted(lambda: loss(scores, labels, loss.normaliser(labels)), net)
     weights = sum(part.numel() for part in net.parameters()) * FLOAT
     return network, after, weights, sum(part.nbytes for part in net.buffers())
+
+
+@cache
+def _again(text: str, output_stride: int, crop: int, images: int, share: float) -> float:
+    """Multiply-adds of the forward pass that the backward pass computes once more, over all."""
+    import torch
+
+    from segkit.models.cost import Tally
+
+    net = _network(text, output_stride)
+    net.train()
+    net.recompute(share)
+    with Tally() as forward:
+        scores = net.scores(torch.empty(images, 3, crop, crop, device="meta"))
+    with Tally() as backward:  # its own convolutions are other operators
+        sum(one.sum() for one in scores.values()).backward()  # type: ignore[union-attr]
+    return backward.macs / forward.macs

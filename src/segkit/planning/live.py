@@ -1,12 +1,13 @@
 """The bytes that live at each moment of some work, counted on the meta device."""
 
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.nn import functional
 
 from segkit.models.watching import Watching, tensors_in
 
@@ -72,18 +73,21 @@ def _shapes(func: Any, args: Sequence[Any]) -> tuple[Tensor | None, ...] | None:
     return None
 
 
-class Half(TorchFunctionMode):
-    """bf16 where autocast has it: convolutions. There is no autocast on the meta device."""
+@contextmanager
+def half_convolutions() -> Iterator[None]:
+    """bf16 where autocast has it: convolutions. There is no autocast on the meta device.
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is torch.conv2d:
-            args = [
-                value.to(torch.bfloat16) if isinstance(value, Tensor) else value for value in args
-            ]
-        return func(*args, **(kwargs or {}))
+    Also those that a backward pass computes again, which no TorchFunctionMode is shown.
+    """
+    before: Any = functional.conv2d
+
+    def conv2d(*args: Any, **kwargs: Any) -> Tensor:
+        cast = [a.to(torch.bfloat16) if isinstance(a, Tensor) else a for a in args]
+        found: Tensor = before(*cast, **kwargs)
+        return found
+
+    functional.conv2d = conv2d
+    try:
+        yield
+    finally:
+        functional.conv2d = before

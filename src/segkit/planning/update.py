@@ -16,7 +16,7 @@ from segkit.engine.loop import Settings, StagePlan, Update
 from segkit.losses import banded
 from segkit.models.segmenter import Segmenter
 from segkit.optim import set_learning_rate
-from segkit.planning.live import Half, Live
+from segkit.planning.live import Live, half_convolutions
 from segkit.train import optimizer_of
 
 # What a CUDA allocator gives out is a multiple of this.
@@ -64,6 +64,7 @@ def network_of(
         net = parts.network_of(values, classes, stage["os"])
     net.train()
     net.set_batch_norm(stage["bn"])
+    net.recompute(values["recompute"])
     return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -110,12 +111,13 @@ def batch_of(size: Size, device: torch.device) -> Batch:
 class Counted(Update):
     """An update on the meta device, where no value can be looked at."""
 
+    def _backward(self, batch: Any) -> tuple[Tensor, Tensor]:
+        # Around both passes, for the second may compute maps of the first again.
+        with half_convolutions() if self.settings.precision == "bf16" else nullcontext():
+            return super()._backward(batch)
+
     def _forward(self, images: Tensor) -> dict[str, Tensor]:
-        floats = images.float().contiguous(memory_format=torch.channels_last)
-        if self.settings.precision != "bf16":
-            return self._scores(floats)
-        with Half():
-            return self._scores(floats)
+        return self._scores(images.float().contiguous(memory_format=torch.channels_last))
 
     def _apply(self, finite: Tensor) -> bool:  # noqa: ARG002
         self.optimizer.step()
@@ -185,7 +187,7 @@ def answered(
     live.hold(net.buffers())
     weights = live.now
     images = torch.empty(shape[0], 3, *shape[1:], device=meta)
-    with torch.no_grad(), live, Half() if half else nullcontext():
+    with torch.no_grad(), live, half_convolutions() if half else nullcontext():
         live.hold([images])
         net.scores(images)
     return Step(live.peak, weights, live.peak + beyond(live.peak, weights, device))
