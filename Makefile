@@ -41,6 +41,7 @@ test-long: $(ENV) ## run the long rows: of the fault suite, ten minutes of mutat
 	SEGKIT_FIGURES=docs/results/reliability.json $(BIN)/python -m pytest tests/faults tests/check tests/models -m long --durations=10
 
 test-gpu: $(ENV) ## run the tests that need a CUDA device
+	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "no CUDA device here: nothing was tested")'
 	$(BIN)/python -m pytest -m gpu
 
 bench: $(ENV) ## measure ours beside what you would pick instead on the CPU, into docs/results/bench/cpu (at most 8 minutes)

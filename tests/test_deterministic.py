@@ -130,3 +130,18 @@ def test_the_same_bits_twice_on_a_gpu(run, tmp_path) -> None:
     images = torch.randn(2, 3, 129, 129, device="cuda")
     with torch.inference_mode():
         assert torch.equal(net.scores(images)["out"], net.scores(images)["out"])
+
+
+class Sized(torch.nn.Module):
+    """What a user may write: another path for large pictures, which one look does not see."""
+
+    def __init__(self, head: torch.nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+
+def test_a_network_with_modules_of_the_users_own_is_asked_as_it_is() -> None:
+    net = segkit.build("v3", "r_tiny", num_classes=3)
+    assert norms(protocol.quickest(net)) == 0
+    net.head.extra = Sized(torch.nn.Identity())  # type: ignore[assignment]
+    assert protocol.quickest(net) is net

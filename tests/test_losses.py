@@ -8,7 +8,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from segkit.errors import ConfigError
-from segkit.losses import CrossEntropy
+from segkit.losses import (
+    CrossEntropy,
+    HardPixelCrossEntropy,
+    MultiScaleCrossEntropy,
+    SubsampledCrossEntropy,
+)
 
 CLASSES = 4
 WEIGHTS = [1.0, 0.1, 3.0, 0.5]
@@ -115,3 +120,25 @@ def test_an_aux_loss_without_an_aux_score_is_refused() -> None:
     scores, labels = batch()
     with pytest.raises(ConfigError, match=r"loss\.aux_weight"):
         value(CrossEntropy(255, aux_weight=0.4), {"out": scores["out"]}, labels)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize(
+    "loss",
+    [
+        CrossEntropy(255, WEIGHTS, 0.4),
+        HardPixelCrossEntropy(255),
+        SubsampledCrossEntropy(255),
+        MultiScaleCrossEntropy(255),
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_on_cuda_the_exact_path_has_the_same_bits_twice(loss: Any) -> None:
+    scores, labels = batch(size=33)
+    found = []
+    for _ in range(2):
+        there = {n: s.detach().cuda().requires_grad_() for n, s in scores.items()}
+        value(loss, there, labels.cuda()).backward()
+        found.append(there["out"].grad)
+    assert torch.equal(*found)

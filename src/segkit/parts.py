@@ -260,10 +260,12 @@ def deterministic(wanted: bool) -> None:
     """
     if wanted:
         # Its default fills every fresh tensor, to show who reads it too early: a sixth of the time.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.benchmark = False
+    else:
+        torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     torch.backends.cudnn.allow_tf32 = not wanted
     torch.use_deterministic_algorithms(wanted)
 

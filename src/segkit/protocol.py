@@ -21,7 +21,7 @@ from segkit.inference.crf_stage import CrfStage, MeanField, backend_text
 from segkit.inference.memory import Memory
 from segkit.inference.predictor import Predictor
 from segkit.inference.windows import Window
-from segkit.models.folding import CannotFold, folded
+from segkit.models.folding import CannotFold, folded, strangers
 from segkit.models.segmenter import Segmenter
 from segkit.ranks import place
 from segkit.record import notice
@@ -64,8 +64,11 @@ def asking(
 
 
 def quickest(net: Segmenter) -> Segmenter:
-    """``net`` with its batch norms folded, unless exact kernels are asked for or it cannot be."""
-    if torch.are_deterministic_algorithms_enabled():
+    """``net`` with its batch norms folded, unless exact kernels are asked for or it cannot be.
+
+    A network with modules of the user's own is asked as it is (``folding.strangers``).
+    """
+    if torch.are_deterministic_algorithms_enabled() or strangers(net):
         return net
     try:
         return folded(net)

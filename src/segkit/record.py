@@ -90,7 +90,11 @@ def check_resume(folder: Path, composed: Composed) -> None:
         return
     unknown = [k for k in values["resume_allow"] if k not in identity(values)]
     if unknown:
-        raise ConfigError("UNKNOWN-KEY", "resume_allow", f"no such key: {', '.join(unknown)}")
+        raise ConfigError(
+            "UNKNOWN-KEY",
+            "resume_allow",
+            f"no such key, or one that may always differ: {', '.join(unknown)}",
+        )
     if (folder / "run.json").is_file() and not folder_values(folder):
         fix = "put the file back, or start another run with name=..."
         raise CheckpointError("DAMAGED", folder / "config.yaml", "is missing or unreadable", fix)

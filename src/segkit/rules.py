@@ -42,6 +42,7 @@ RANGES: dict[str, tuple[Check, str]] = {
     "worker_timeout": (positive, "above 0"),
     "devices": (at_least_one, "1 or more"),
     "rank_timeout": (positive, "above 0"),
+    "recompute": (probability, "0 (keep all maps) to 1"),
     "schedule.batch": (at_least_one, "1 or more"),
     "schedule.accumulate": (at_least_one, "1 or more"),
     "schedule.power": (positive, "above 0"),
@@ -256,6 +257,9 @@ def check_schedule(values: Mapping[str, Any]) -> Iterator[ConfigError]:
         keys = "augment.scale_min, augment.scale_max"
         found = f"{augment['scale_min']} is above {augment['scale_max']}"
         yield ConfigError("RANGE", keys, found)
+    if values["recompute"] and values["compile"]:
+        found = "a compiled network decides by itself what it computes again"
+        yield ConfigError("RECOMPUTE", "recompute, compile", found, "recompute=0 or compile=false")
     if values["eval"]["weights"] == "average" and schedule["ema"] is None:
         keys = "eval.weights, schedule.ema"
         yield ConfigError("AVERAGE", keys, "no average is kept", "schedule.ema=0.999 keeps one")

@@ -231,7 +231,7 @@ class Train(Common):
     name: str | None = doc("run folder's own name (null: made from the config)")
     seed: int = doc("every random draw is a function of it", 0)
     sync_bn: bool = doc("train batch norm over the images of all GPUs", True)
-    recompute: float = doc("share of the backbone's units recomputed backward: less memory", 0.0)
+    recompute: float = doc("0 to 1: units recomputed backward; less memory, same numbers", 0.0)
     compile: bool = doc("torch.compile the network (CUDA)", False)
     resume: bool = doc("go on where the same command stopped", False)
     resume_allow: list[str] = doc("keys that may differ on resume", [])  # noqa: RUF009

@@ -144,3 +144,10 @@ def test_a_gpu_counts_the_same() -> None:
         confusion.update(found.to(device), label.to(device))
         counted.append(confusion.matrix().cpu())
     assert torch.equal(*counted)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int64])
+def test_another_shape_is_refused(kind: torch.dtype) -> None:
+    matrix = ConfusionMatrix(3, 255, "cpu")
+    with pytest.raises(ValueError, match=r"\[8\] and \[4\]"):
+        matrix.update(torch.zeros(8, dtype=kind), torch.zeros(4, dtype=kind))

@@ -7,6 +7,7 @@ time and memory.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,7 @@ class CrossEntropy:
         weights = None if self.class_weights is None else self._weights_on(scores.device)
         if not torch.are_deterministic_algorithms_enabled():
             return banded_cross_entropy(scores.float(), labels, weights, self.ignore_label)
-        return F.cross_entropy(
+        return cross_entropy(
             full_size(scores, labels),
             labels.long(),
             weight=weights,
@@ -107,7 +108,7 @@ class HardPixelCrossEntropy(CrossEntropy):
 
     def _sum(self, scores: Tensor, labels: Tensor) -> Tensor:
         truth = labels.long()
-        losses = F.cross_entropy(
+        losses = cross_entropy(
             full_size(scores, labels), truth, ignore_index=self.ignore_label, reduction="none"
         ).flatten(1)
         hardest, _ = losses.topk(math.ceil(self.fraction * losses.shape[1]), dim=1)
@@ -150,7 +151,7 @@ class SubsampledCrossEntropy:
         scores = scores.float()
         if scores.shape[-2:] != truth.shape[-2:]:
             scores = F.interpolate(scores, truth.shape[-2:], mode="bilinear", align_corners=True)
-        total = F.cross_entropy(scores, truth, ignore_index=self.ignore_label, reduction="sum")
+        total = cross_entropy(scores, truth, ignore_index=self.ignore_label, reduction="sum")
         return total / torch.where(pixels > 0, pixels, 1.0)
 
 
@@ -185,6 +186,14 @@ def _weights(given: Sequence[float]) -> Tensor:
         fix = "one weight of 0 or more for each class, as in loss.class_weights=[0.2,1.3,...]"
         raise ConfigError("RANGE", "loss.class_weights", found, fix)
     return torch.tensor(given, dtype=torch.float32)
+
+
+def cross_entropy(scores: Tensor, truth: Tensor, **options: Any) -> Tensor:
+    """torch's, of scores [B, C, h, w]; on CUDA it has a deterministic kernel for lists alone."""
+    if not (scores.is_cuda and torch.are_deterministic_algorithms_enabled()):
+        return F.cross_entropy(scores, truth, **options)
+    found = F.cross_entropy(scores.movedim(1, -1).flatten(0, -2), truth.flatten(), **options)
+    return found.view(truth.shape) if found.ndim else found
 
 
 def full_size(scores: Tensor, labels: Tensor) -> Tensor:

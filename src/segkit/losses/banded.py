@@ -26,7 +26,8 @@ def banded_cross_entropy(
 
     ``scores`` [B, C, h, w] fp32 are enlarged to ``labels`` [B, H, W], integers below C or
     ``ignore_label``, bilinearly with aligned corners; ``weights`` [C] weigh a pixel by its class.
-    Differentiable once, by the scores.
+    Differentiable once, by the scores. One score that is not finite may make the loss so though
+    no pixel's true class has it: matrix products carry it along its row.
     """
     loss: Tensor = _Banded.apply(scores, labels, weights, ignore_label)
     return loss
@@ -115,7 +116,7 @@ def _band_bytes(scores: Tensor) -> int:
 def _taps(small: int, large: int, device: str) -> Tensor:
     """[large, small]: what each of ``small`` rows gives to each of ``large`` ones."""
     places = _places(small, large)
-    return (1 - (places[:, None] - torch.arange(small)).abs()).clamp_min(0).to(device)
+    return (1 - (places[:, None] - torch.arange(small, device="cpu")).abs()).clamp_min(0).to(device)
 
 
 def _near(small: int, large: int, rows: slice) -> slice:

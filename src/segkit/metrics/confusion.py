@@ -38,8 +38,11 @@ class ConfusionMatrix:
         """Count ``prediction`` against ``label``: integer tensors of one shape, any width.
 
         Never waits for the device; values out of range are reported by ``matrix``. Bytes are
-        counted as they are, everything else is widened first.
+        counted as they are, everything else is widened first. Raises ValueError for two shapes.
         """
+        if prediction.shape != label.shape:
+            shapes = f"{list(prediction.shape)} and {list(label.shape)}"
+            raise ValueError(f"a prediction and a label of different shapes: {shapes}")
         if prediction.dtype == label.dtype == torch.uint8:
             truth, found = (t.to(self._counts.device).flatten() for t in (label, prediction))
             table = _lines if truth.device.type == "cpu" else _lanes

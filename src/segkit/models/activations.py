@@ -12,7 +12,8 @@ class ReLU6(nn.ReLU6):
     """In place; its gradient is read off its result.
 
     torch's own needs the input for that and so, in place, copies it first. The result tells as
-    much: it is strictly between 0 and 6 exactly where the input is.
+    much: it is strictly between 0 and 6 exactly where the input is. It has no second derivative,
+    and torch.func does not go through it.
     """
 
     def __init__(self) -> None:

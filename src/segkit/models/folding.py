@@ -24,6 +24,10 @@ aten = torch.ops.aten
 _SIDE = 33
 
 
+# Whose modules do the same with a picture of any size: what one look sees of them is all there is.
+_KNOWN = ("segkit.", "torch.", "timm.")
+
+
 class CannotFold(Exception):
     """The network cannot be looked at or copied; the message says why, in one line."""
 
@@ -47,6 +51,15 @@ def folded(net: Segmenter) -> Segmenter:
         words = (str(fault).splitlines() or [""])[0]
         raise CannotFold(f"{type(fault).__name__}: {words}"[:200]) from fault
     return made
+
+
+def strangers(net: nn.Module) -> set[str]:
+    """The classes in ``net`` that may do one thing with a small picture and another with a large.
+
+    One look does not tell: what they read of a batch norm's input may be read by others, later.
+    """
+    kinds = {type(part) for part in net.modules()}
+    return {kind.__qualname__ for kind in kinds if not kind.__module__.startswith(_KNOWN)}
 
 
 def foldable(net: Segmenter) -> dict[str, str]:
