@@ -47,8 +47,8 @@ def of(case: Case) -> list[Row]:
     recomputed = counted(replace(case, extra=(f"recompute={RECOMPUTED}",)))
     name = f"{case.name}, {100 * RECOMPUTED:.0f} % recomputed"
     return [
-        Row(case.name, case.rival, peak=fast, their_peak=theirs, most_memory=0.8, note=said),
-        Row(name, case.rival, peak=recomputed, their_peak=theirs, most_memory=0.8, note=said),
+        Row(case.name, case.rival, peak=fast, their_peak=theirs, note=said),
+        Row(name, case.rival, peak=recomputed, their_peak=theirs, note=said),
         Row(f"{case.name}, exact loss", case.rival, peak=exact, their_peak=theirs, note=said),
     ]
 
