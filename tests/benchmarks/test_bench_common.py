@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -148,7 +149,17 @@ def asked(rounds: int, device: str, rows: list[Any]) -> list[Any]:
     return rows
 
 
-def test_growth_of_memory_is_seen(common: ModuleType) -> None:
-    kept = []
-    grown = common.grown(lambda: kept.append(bytes(range(256)) * 2**16))
-    assert 15 * 2**20 < grown < 64 * 2**20
+GROWING = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import common
+kept = []
+print(common.grown(lambda: kept.append(bytes(range(256)) * 2**16)))
+"""
+
+
+def test_growth_of_memory_is_seen() -> None:
+    """In a process that has freed nothing yet, which it would use first."""
+    command = [sys.executable, "-c", GROWING, str(FILE.parent)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 15 * 2**20 < int(told.stdout) < 64 * 2**20

@@ -9,8 +9,9 @@ from torch import Tensor
 from segkit.config import compose
 from segkit.errors import ConfigError
 from segkit.models.segmenter import Segmenter
-from segkit.parts import network_of
+from segkit.parts import network_of, stages_of
 from segkit.planning.live import Live
+from segkit.planning.update import Size, simulated
 
 
 def net_of(backbone: str, device: str = "cpu") -> Segmenter:
@@ -55,6 +56,19 @@ def test_less_is_alive(backbone: str) -> None:
             net.scores(torch.empty(8, 3, 257, 257, device="meta"))["out"].sum().backward()
         peaks.append(live.peak)
     assert peaks[0] > 1.1 * peaks[1] > 1.1 * peaks[2]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_plan_counts_it(precision: str) -> None:
+    peaks = []
+    for share in (0.0, 0.4, 1.0):
+        words = ["model=v3", "backbone=r50", f"recompute={share}", "pretrained=none"]
+        values = compose("train", words).values
+        size = Size(images=4, accumulate=1, crop=129)
+        (stage, *_) = stages_of(values)
+        step = simulated(values, stage, size, 21, device="cuda", precision=precision)
+        peaks.append(step.peak)
+    assert peaks[0] > 1.05 * peaks[1] > 1.05 * peaks[2]
 
 
 def test_an_evaluation_knows_nothing_of_it() -> None:
