@@ -367,14 +367,18 @@ def test_a_sweep_finishes_the_other_jobs_and_names_the_failed_one(
     assert states == ["finished"]
 
 
-# Recipes of networks that take seconds to make and save; what they say is checked in test_config.
-SHORT = ("camvid_v1_short", "camvid_v2_short", "camvid_v3plus_short")
+# Recipes of networks that take seconds to make and save, and whose like is below; what they say is
+# checked in test_config.
+LARGE = (
+    *("camvid_v1_short", "camvid_v2_short", "camvid_v3plus_short"),
+    *("v2_voc", "v3_voc", "v3_voc_test", "v3plus_voc_xception", "v3plus_cityscapes"),
+)
 
 
 @pytest.mark.parametrize(
     "experiment",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in SHORT else ())
+        pytest.param(name, marks=pytest.mark.slow if name in LARGE else ())
         for name in choices_of("experiment")
     ],
 )

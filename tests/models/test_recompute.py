@@ -64,7 +64,7 @@ def test_a_plan_counts_it(precision: str) -> None:
     for share in (0.0, 0.4, 1.0):
         words = ["model=v3", "backbone=r50", f"recompute={share}", "pretrained=none"]
         values = compose("train", words).values
-        size = Size(images=4, accumulate=1, crop=129)
+        size = Size(images=16, accumulate=1, crop=257)
         (stage, *_) = stages_of(values)
         step = simulated(values, stage, size, 21, device="cuda", precision=precision)
         peaks.append(step.peak)
