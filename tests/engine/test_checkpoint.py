@@ -38,7 +38,9 @@ def save(run: Path, step: int, **changes: Any) -> Path:
         "config": {"lr": 0.007, "os": 16, "none": None, "list": [1, "é"]},
         "labels": {"names": ["a", "b"], "ignore_label": 255},
     }
-    return checkpoint.save(run / "checkpoints", **{**given, **changes})
+    saved = checkpoint.save(run / "checkpoints", **{**given, **changes})
+    checkpoint.mark_latest(saved)
+    return saved
 
 
 def test_it_holds_what_was_given(tmp_path: Path) -> None:

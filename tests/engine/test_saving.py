@@ -85,7 +85,7 @@ def test_warn_is_no_excuse_for_weights_that_are_not_finite(tmp_path: Path) -> No
 
 
 def test_a_best_that_could_not_be_marked_is_not_retired(tmp_path: Path) -> None:
-    """Retiring comes after marking: it spares what is marked."""
+    """Retiring spares what is marked, and what may have to be."""
     marks = iter([True, True, False, False])
 
     def mark() -> None:
@@ -95,7 +95,33 @@ def test_a_best_that_could_not_be_marked_is_not_retired(tmp_path: Path) -> None:
     save = saving_of(tmp_path / "run", [], keep=1, on_error="warn", saved=mark)
     for step in (1, 2, 3, 4):
         save(step)
-    assert kept(tmp_path / "run") == ["4", "3", "2"]
+    assert kept(tmp_path / "run") == ["4", "3"]
+
+
+def test_what_follows_a_checkpoint_is_told_by_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint is there and counts, older ones go, and the last save tries again."""
+    said: list[str] = []
+    save = saving_of(tmp_path / "run", said, keep=1, on_error="warn")
+    save(1)
+    hints = tmp_path / "run/checkpoints/latest.json"
+    before, mark = hints.read_bytes(), checkpoint.mark_latest
+
+    def refuse(path: Path) -> None:
+        raise EnvironmentFault("DISK-FULL", path.parent / "latest.json", "no room")
+
+    monkeypatch.setattr(checkpoint, "mark_latest", refuse)
+    save(2)
+    assert kept(tmp_path / "run") == ["2"]
+    assert "step 2 is saved, but not all that follows is done (1 in a row" in said[0]
+    assert "latest.json" in said[0]
+    assert hints.read_bytes() == before
+    with pytest.raises(EnvironmentFault, match=r"latest\.json"):
+        save(2, must=True)
+    monkeypatch.setattr(checkpoint, "mark_latest", mark)
+    save(2, must=True)
+    assert b"step-00000002" in hints.read_bytes()
 
 
 @pytest.mark.parametrize(("free", "warned"), [(10_000, True), (10**9, False)])

@@ -54,8 +54,8 @@ MUTANTS = [
     Mutant(
         "what is written beside the training is what is trained",
         "engine/saving.py",
-        "                return self._copies.take(states)\n",
-        "                self._copies.take(states)\n",
+        "            self._task = Task(partial(self._save, taken or states, step, stage))\n",
+        "            self._task = Task(partial(self._save, states, step, stage))\n",
         "engine/test_background.py::test_what_comes_after_does_not_reach_the_file",
     ),
     Mutant(

@@ -1,12 +1,13 @@
 """Work beside the training: a copy of the state to work on, and a thread that does it.
 
-Loader workers are forked while the thread works, and a lock that it holds at that moment would be
-held in them for ever. So it only calls what takes none without the interpreter's own lock, which a
-fork waits for: files, hashing, NumPy.
+Loader workers are forked while the thread works, and a lock that it holds at that moment is held
+in them for ever. So it takes none that a worker asks for: it does files, hashing and NumPy, and
+what it has to say is said by the thread that waits for it (a stream such as stderr has a lock).
 """
 
+import mmap
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -59,8 +60,9 @@ class Copies:
     """Copies of tensors on the host, in memory that is kept for the next ones.
 
     It is as much as one state has: weights, momentum and, where there is one, the average, about
-    the size of a checkpoint. (Page-locked, for tensors of a GPU: torch rounds that up to a power of
-    two.)
+    the size of a checkpoint. It is a mapping of its own, which the system has back with the last
+    of the copies: what the C library's heap was once given may stay there (``segkit.allocator``).
+    (Page-locked, for tensors of a GPU: torch rounds that up to a power of two.)
     """
 
     def __init__(self) -> None:
@@ -68,16 +70,21 @@ class Copies:
         self._copied: torch.cuda.Event | None = None
 
     @torch.no_grad()
-    def take(self, states: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    def take(
+        self, states: Sequence[Mapping[str, Tensor]], later: Iterable[Tensor] = ()
+    ) -> list[dict[str, Tensor]]:
         """``states`` as they are now; those taken before are overwritten.
 
-        Copies keep the layout, so that this is as fast as memory. Those of a GPU's tensors are
-        under way when it returns, see ``wait``. Raises MemoryError if there is no room.
+        ``later``: tensors like those that will be taken, so that the first room is enough for
+        them (what nothing was copied to yet takes no memory). Copies keep the layout, so that this
+        is as fast as memory. Those of a GPU's tensors are under way when it returns, see ``wait``.
+        Raises MemoryError if there is no room.
         """
         tensors = [tensor for state in states for tensor in state.values()]
         ends = list(accumulate(_padded(tensor.nbytes) for tensor in tensors))
         device = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
-        self._make_room(ends[-1] if ends else 0, pinned=device is not None)
+        needed = max(ends[-1] if ends else 0, sum(_padded(tensor.nbytes) for tensor in later))
+        self._make_room(needed, pinned=device is not None)
         places = iter(zip([0, *ends], tensors, strict=False))
         taken = [{name: self._copy(*next(places)) for name in state} for state in states]
         if device is not None:
@@ -119,7 +126,13 @@ def _memory(needed: int, pinned: bool) -> Tensor:
             return torch.empty(needed, dtype=torch.uint8, pin_memory=True)
         except RuntimeError:  # page-locked memory has limits of its own
             pass
-    return torch.empty(needed, dtype=torch.uint8)
+    try:
+        room = mmap.mmap(-1, needed, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"a copy of the state needs {needed} bytes ({error})") from error
+    if hasattr(mmap, "MADV_DONTFORK"):  # or a forked worker would have it for as long as it lives
+        room.madvise(mmap.MADV_DONTFORK)
+    return torch.from_numpy(np.frombuffer(room, dtype=np.uint8))
 
 
 def _padded(count: int) -> int:

@@ -11,7 +11,7 @@ checkpoints/latest.json, best.json                hints; nothing depends on late
 
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,7 @@ def save(
     labels: Mapping[str, Any],
     average: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write ``folder``/step-XXXXXXXX and point ``latest.json`` at it; returns its path.
+    """Write ``folder``/step-XXXXXXXX; returns its path. No pointer names it yet.
 
     Raises EnvironmentFault when the disk does (the partial folder is removed, older checkpoints
     stay), NumericsError for a tensor that is not finite.
@@ -74,7 +74,6 @@ def save(
     said = {"format": FORMAT, "run": run, "step": step, "stage": stage}
     target = folder / f"step-{step:08d}"
     _publish(target, tensors, {**said, "config": config, "labels": labels})
-    _point(folder / "latest.json", target)
     return target
 
 
@@ -121,6 +120,11 @@ def _point(pointer: Path, target: Path) -> None:
     write_whole(pointer, seal({"checkpoint": target.name}))
 
 
+def mark_latest(path: Path) -> None:
+    """Point ``latest.json`` at the checkpoint ``path``."""
+    _point(path.parent / "latest.json", path)
+
+
 def mark_best(path: Path) -> None:
     """Point ``best.json`` at the checkpoint ``path``."""
     _point(path.parent / "best.json", path)
@@ -135,13 +139,14 @@ def best(run: Path) -> Path:
     return pointer.parent / name
 
 
-def retire(newest: Path, keep: int) -> None:
-    """Remove what is older than the ``keep`` newest up to ``newest``, except the best.
+def retire(newest: Path, keep: int, spared: Collection[str] = ()) -> None:
+    """Remove what is older than the ``keep`` newest up to ``newest``, except the best and those
+    whose names are ``spared``.
 
     Call it when ``newest`` is saved and verified. Later steps are left alone: they are damaged
     ones that the run fell back behind, and must not push out the sound ones.
     """
-    kept = {newest.name}
+    kept = {newest.name, *spared}
     with suppress(CheckpointError):
         kept.add(best(newest.parent.parent).name)
     passed = [path for path in steps(newest.parent) if path.name <= newest.name]

@@ -182,10 +182,8 @@ class Run:
             write_whole(self.folder / "status.json", _json(self._status))
 
     def progress(self, **values: Any) -> None:
-        """The status of a run that goes on, also while there is no room to say so; nothing is said
-        of one that has ended.
-        """
-        with self._logs_may_wait(), self._status_lock:
+        """The status of a run that goes on, from any thread; nothing is said of one that ended."""
+        with self._status_lock:
             if not self._over:
                 self.status("running", **values)
 
@@ -219,11 +217,15 @@ class Run:
         try:
             yield
         except EnvironmentFault as fault:
-            if fault.name != "DISK-FULL":
-                raise
-            if not self._full:
-                self._full = True
-                self.notice(f"no room for logs, they wait in memory (said once): {fault}")
+            self.may_wait(fault)
+
+    def may_wait(self, fault: EnvironmentFault) -> None:
+        """Raise the ``fault`` of a log, or of the status, unless it is that the disk is full."""
+        if fault.name != "DISK-FULL":
+            raise fault
+        if not self._full:
+            self._full = True
+            self.notice(f"no room for logs, they wait in memory (said once): {fault}")
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole rows of ``metrics.jsonl``."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
@@ -25,12 +26,13 @@ class Saving:
     """Saves ``run``, keeps the ``keep`` newest checkpoints, and calls ``saved`` after each.
 
     With ``on_error="warn"`` a full or failing disk is told and training goes on, up to three
-    times in a row; with ``"stop"`` the first is raised.
+    times in a row; with ``"stop"`` the first is raised. A checkpoint counts once it is published,
+    also where what follows fails: pointers, ``saved``, the removal of older ones.
 
     With ``background`` training is held up by a copy of the state alone (in memory that is kept,
     see ``Copies``), and a thread writes it; at most one save is under way. What went wrong with it
     is raised or told at the next ``check``, ``finish`` or save. ``saved`` is then called by that
-    thread: what it depends on must not change before ``finish``.
+    thread: what it reads must not change before ``finish``, and it prints nothing.
 
     A context manager: whatever ends what is inside, the save that is under way is brought to its
     end. ``step``: that of the checkpoint which the run was taken up at.
@@ -51,6 +53,9 @@ class Saving:
         self._task: Task | None = None
         self._asked = self._holds = step
         self._failed = 0
+        self._behind: Path | None = None  # what follows failed for this checkpoint, the newest
+        self._unmarked: set[str] = set()  # published since ``saved`` last went well
+        self._late: EnvironmentFault | None = None  # the status has no room, which may wait
 
     def __call__(
         self,
@@ -71,6 +76,9 @@ class Saving:
             return
         self.finish()
         if step == self._holds:
+            if must and self._behind is not None:
+                self._follow(self._behind, step)
+                self._tell_late()
             return
         self._asked = step
         self._run.check()
@@ -81,8 +89,14 @@ class Saving:
         except EnvironmentFault as fault:
             self._judge(fault, must)
         else:
-            self._begin(self._states(model, optimizer, average), step, stage)
-            if must or self._copies is None:
+            states = _states(model, optimizer, average)
+            # A copy is of no use where training does not go on.
+            taken = None if must else self._copied(states, model, optimizer, average)
+            self._task = Task(partial(self._save, taken or states, step, stage))
+            if taken:
+                self._task.start()
+            else:
+                self._task.run()
                 self._end(must)
 
     def check(self) -> None:
@@ -109,31 +123,26 @@ class Saving:
         except Exception as fault:
             if error is None:
                 raise
-            self._run.notice(f"step {self._asked} is not saved: {fault}")
+            self._run.notice(f"{self._outcome}: {fault}")
 
-    def _states(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None
-    ) -> _States:
-        """What is to be written: copies, or where there is no room for them what is trained."""
-        states = [model.state_dict(), checkpoint.optimizer_state(model, optimizer)]
-        if average:
-            states.append(average.network().state_dict())
-        if self._copies is not None:
-            try:
-                return self._copies.take(states)
-            except (MemoryError, RuntimeError) as error:
-                if not is_memory(error):
-                    raise
-                self._copies = None
-                self._run.notice(f"saves hold up the training from here on: {error}")
-        return states
-
-    def _begin(self, states: _States, step: int, stage: int) -> None:
-        self._task = Task(partial(self._save, states, step, stage))
+    def _copied(
+        self,
+        states: _States,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: Average | None,
+    ) -> _States | None:
+        """Copies of ``states``; None where they are not wanted, or there is no room for them."""
         if self._copies is None:
-            self._task.run()
-        else:
-            self._task.start()
+            return None
+        try:
+            return self._copies.take(states, _tensors_of(model, optimizer, average))
+        except (MemoryError, RuntimeError) as error:
+            if not is_memory(error):
+                raise
+            self._copies = None
+            self._run.notice(f"saves hold up the training from here on: {error}")
+        return None
 
     def _end(self, must: bool = False) -> None:
         assert self._task
@@ -143,21 +152,34 @@ class Saving:
         except EnvironmentFault as fault:
             self._judge(fault, must)
         else:
-            self._holds, self._failed = self._asked, 0
+            self._failed = 0
+        self._tell_late()
+
+    def _tell_late(self) -> None:
+        late, self._late = self._late, None
+        if late:
+            self._run.may_wait(late)
+
+    @property
+    def _outcome(self) -> str:
+        if self._holds == self._asked:
+            return f"step {self._asked} is saved, but not all that follows is done"
+        return f"step {self._asked} is not saved"
 
     def _judge(self, fault: EnvironmentFault, must: bool) -> None:
         self._failed += 1
         if must or fault.name == "RUN-GONE" or not self._may_fail():
             raise fault
         count = f"{self._failed} in a row, {_FAILURES} are allowed"
-        self._run.notice(f"step {self._asked} is not saved ({count}): {fault}")
+        self._run.notice(f"{self._outcome} ({count}): {fault}")
 
     def _may_fail(self) -> bool:
         return self._on_error == "warn" and self._failed <= _FAILURES
 
     def _save(self, states: _States, step: int, stage: int) -> None:
-        """Write, publish and retire: also in a thread, which shares nothing else with the loop's
-        than ``run``'s status.
+        """Write and publish, and what follows. Also in a thread: it shares ``run``'s status and
+        what ``saved`` reads with the loop's, which leaves the fields of this object to it until its
+        end.
         """
         if self._copies is not None:
             self._copies.wait()
@@ -172,9 +194,41 @@ class Saving:
             config=self._run.config,
             labels=self._run.labels,
         )
+        self._holds = step
+        self._follow(path, step)
+
+    def _follow(self, path: Path, step: int) -> None:
+        """Name the checkpoint ``path``, then remove older ones. Each is tried, also on a disk that
+        is full: removing makes room. Raises the first fault.
+        """
+        self._unmarked.add(path.name)
+        found: list[EnvironmentFault] = []
+        for act in (
+            lambda: checkpoint.mark_latest(path),
+            self._mark,
+            lambda: self._record(path, step),
+            # The best may be among those that are not marked yet.
+            lambda: checkpoint.retire(path, self._keep, self._unmarked),
+        ):
+            try:
+                act()
+            except EnvironmentFault as fault:
+                found.append(fault)
+        self._behind = path if found else None
+        if found:
+            raise found[0]
+
+    def _mark(self) -> None:
         self._saved()
-        self._run.progress(step=step, last_checkpoint=path.name)
-        checkpoint.retire(path, self._keep)
+        self._unmarked.clear()
+
+    def _record(self, path: Path, step: int) -> None:
+        try:
+            self._run.progress(step=step, last_checkpoint=path.name)
+        except EnvironmentFault as fault:
+            if fault.name != "DISK-FULL":
+                raise
+            self._late = fault  # told by the loop's thread
 
     def warn_of_little_room(
         self,
@@ -184,7 +238,7 @@ class Saving:
     ) -> None:
         """Say so before the first step if what is to be kept will not fit."""
         count = self._keep + 2  # the best one besides, and the one being written
-        one = _bytes_of(model, optimizer, average)
+        one = sum(tensor.nbytes for tensor in _tensors_of(model, optimizer, average))
         there = sum(p.stat().st_size for p in self._run.checkpoints.rglob("*") if p.is_file())
         free = free_bytes(self._run.folder) + there
         if count * one > free:
@@ -195,8 +249,22 @@ class Saving:
             )
 
 
-def _bytes_of(model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> int:
-    """About the size of a checkpoint: the states, and a momentum for each trained parameter."""
-    trained = (p for group in optimizer.param_groups for p in group["params"])
-    states = [model, *([average.network()] if average else [])]
-    return sum(t.nbytes for t in (*trained, *(t for s in states for t in s.state_dict().values())))
+def _states(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None
+) -> list[Mapping[str, Tensor]]:
+    states: list[Mapping[str, Tensor]] = [
+        model.state_dict(),
+        checkpoint.optimizer_state(model, optimizer),
+    ]
+    if average:
+        states.append(average.network().state_dict())
+    return states
+
+
+def _tensors_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None
+) -> list[Tensor]:
+    """Tensors like those of a checkpoint: a momentum, too, for each trained parameter."""
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    networks = [model, *([average.network()] if average else [])]
+    return [*trained, *(t for network in networks for t in network.state_dict().values())]
