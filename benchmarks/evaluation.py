@@ -6,23 +6,22 @@ Ours is the predictor of ``segkit eval``. Theirs is the same protocol as ports o
 it: one view after another, one image at a time, fp32 in NCHW, a full-size softmax of every view
 added up. Where the CRF comes behind it, theirs is pydensecrf on one core. Before anything is timed
 both must give the same labels on ``AGREE`` of the pixels, in fp32. The network is drawn, with its
-batch norms taken from the pictures.
+batch norms taken from the pictures. On the CPU each side has a process of its own, theirs with
+plain Python's settings; on CUDA theirs has cuDNN's search for kernels.
 """
 
 import copy
 import gc
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command does: see segkit.cli
-
 import numpy as np
 import torch
-from common import Row, compared, grown, in_fresh_process, not_measured, paired, run
+from common import Row, Work, compared, grown, in_fresh_process, not_measured, paired, run
+from sides import apart
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -64,14 +63,8 @@ def rows(rounds: int, device: str) -> list[Row]:
 
 def on_cpu(rounds: int) -> Row:
     """One image at a time, as ``eval.batch`` is there."""
-    values = values_of(CPU_NETWORK, "cpu")
-    net, photos = network(CPU_NETWORK), [photo(number) for number in range(2)]
-    ours, theirs = predictor(net, values), Port(net, scales_of(values))
-    agreed = agreement(ours, theirs, photos[:1])
-    image = photos[0]
-    times = compared(
-        *paired(lambda: ours.labels([image]), lambda: theirs.labels(image), rounds=rounds)
-    )
+    agreed = in_fresh_process(agreed_on_cpu)
+    times = compared(*apart((ours_on_cpu,), (theirs_on_cpu,), rounds=rounds))
     peaks = [in_fresh_process(growth_of, side) for side in ("ours", "theirs")]
     memory = {"peak": peaks[0], "their_peak": peaks[1]}
     note = f"same labels on {100 * agreed:.3f} % of the pixels"
@@ -80,9 +73,23 @@ def on_cpu(rounds: int) -> Row:
 
 def growth_of(side: str) -> int:
     """Bytes of resident memory that the labels of one image take."""
-    values, net, image = values_of(CPU_NETWORK, "cpu"), network(CPU_NETWORK), photo(0)
-    ours, theirs = predictor(net, values), Port(net, scales_of(values))
-    return grown(lambda: ours.labels([image]) if side == "ours" else theirs.labels(image))
+    return grown(ours_on_cpu() if side == "ours" else theirs_on_cpu())
+
+
+def agreed_on_cpu() -> float:
+    values, net = values_of(CPU_NETWORK, "cpu"), network(CPU_NETWORK)
+    return agreement(predictor(net, values), Port(net, scales_of(values)), [photo(0)])
+
+
+def ours_on_cpu() -> Work:
+    ours, image = predictor(network(CPU_NETWORK), values_of(CPU_NETWORK, "cpu")), photo(0)
+    return lambda: ours.labels([image])
+
+
+def theirs_on_cpu() -> Work:
+    scales = scales_of(values_of(CPU_NETWORK, "cpu"))
+    theirs, image = Port(network(CPU_NETWORK), scales), photo(0)
+    return lambda: theirs.labels(image)
 
 
 def on_cuda(rounds: int) -> list[Row]:
@@ -190,7 +197,8 @@ class Port:
         x = F.pad(x, (0, full[1] - width, 0, full[0] - height))
         total = torch.zeros(1, CLASSES, *full, device=self._device)
         for view, flipped in self._views(x, full):
-            scores = self._net.scores(view)["out"]
+            with searched(self._device == "cuda"):
+                scores = self._net.scores(view)["out"]
             logits = F.interpolate(scores, full, mode="bilinear", align_corners=True)
             found = logits.softmax(1)
             total += found.flip(-1) if flipped else found
@@ -246,6 +254,17 @@ def exact() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+@contextmanager
+def searched(wanted: bool) -> Iterator[None]:
+    """With cuDNN's search for kernels, which ours leaves alone in an evaluation."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def waited(work: Callable[[], object]) -> Callable[[], None]:

@@ -197,12 +197,25 @@ def smp_v3plus(backbone: str, output_stride: int, classes: int = 21) -> nn.Modul
 # -- the same network --------------------------------------------------------------------------
 
 
-def parameters(net: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in net.parameters())
+AGREE = 1e-3  # of the largest logit
 
 
-def require_same(ours: nn.Module, theirs: nn.Module) -> None:
-    """SystemExit unless both have as many parameters: times of different networks say nothing."""
-    mine, others = parameters(ours), parameters(theirs)
-    if mine != others:
-        raise SystemExit(f"not the same network: {mine} parameters of ours, {others} of theirs")
+def require_same(ours: Any, theirs: nn.Module, crop: int, aligned: bool) -> None:
+    """SystemExit unless both are the same network: times of different ones say nothing.
+
+    Tensors are paired in order, which must give the same shapes; theirs is given the values of
+    ours, and the logits of one drawn image [1, 3, crop, crop] are compared, in fp32 and eval mode,
+    at its size. ``aligned`` says how theirs resizes them.
+    """
+    mine, others = ours.state_dict(), theirs.state_dict()
+    if [v.shape for v in mine.values()] != [v.shape for v in others.values()]:
+        raise SystemExit(f"not the same network: {len(mine)} tensors of ours, {len(others)}")
+    theirs.load_state_dict(dict(zip(others, mine.values(), strict=True)))
+    image = torch.randn(1, 3, crop, crop, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        scores, want = ours.eval().scores(image)["out"], theirs.eval()(image)
+    found = F.interpolate(scores, image.shape[2:], mode="bilinear", align_corners=aligned)
+    want = want["out"] if isinstance(want, dict) else want
+    apart = ((found - want).abs().max() / want.abs().max()).item()
+    if not apart <= AGREE:
+        raise SystemExit(f"not the same network: logits differ by {apart:.2g} of the largest")

@@ -5,8 +5,10 @@
 Ours is what ``segkit train`` runs for the words of a case: bytes come in, the network is channels
 last, the loss is checked before the update; on CUDA bf16 and a fused update. Theirs is fp32 in NCHW
 with the images already normalised, and on CUDA its own AMP (fp16, gradient scaler). Both have the
-same parameters, output stride and rates, and no auxiliary head. smp takes no side that its output
-stride does not divide: there both get 16 k, where ours would rather have 16 k + 1.
+same network, without auxiliary head: with our weights in theirs the scores agree (``steps.AGREE``).
+To full size each resizes by its own convention; torchvision does not align corners. smp takes no
+side that its output stride does not divide: there both get 16 k, where ours would rather have
+16 k + 1. On the CPU each side has a process of its own, theirs with plain Python's settings.
 
 Memory on the CPU is what the resident set of a fresh process grows by in two steps; on CUDA it is
 the peak of what is allocated, weights included. The bf16 rate of a card is measured in the same
@@ -14,17 +16,15 @@ run, on a large product of matrices; a step is counted as three forwards (docs/p
 """
 
 import gc
-import os
 import statistics
 import sys
 import time
 from dataclasses import dataclass, replace
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command does: see segkit.cli
-
 import torch
-from common import Row, compared, grown, in_fresh_process, not_measured, paired, run
-from steps import OurStep, ReferenceStep, Size, parameters, require_same, smp_v3plus, torchvision_v3
+from common import Row, compared, grown, in_fresh_process, not_measured, run
+from sides import apart
+from steps import OurStep, ReferenceStep, Size, require_same, smp_v3plus, torchvision_v3
 
 from segkit import parts
 from segkit.config import compose
@@ -101,11 +101,8 @@ def rows(rounds: int, device: str) -> list[Row]:
 
 def on_cpu(case: Case, rounds: int, memory: bool = True) -> Row:
     """Ours against theirs in pairs; the peaks, each in a process of its own."""
-    ours, theirs = case.ours(), case.theirs()
-    require_same(ours.net, theirs.net)
-    times = compared(*paired(ours, theirs, rounds=rounds))
-    del ours, theirs
-    gc.collect()
+    in_fresh_process(sameness, case)
+    times = compared(*apart((Case.ours, case), (Case.theirs, case), rounds=rounds))
     peaks = {}
     if memory:
         peaks["peak"] = in_fresh_process(growth_of, case, "ours")
@@ -116,8 +113,16 @@ def on_cpu(case: Case, rounds: int, memory: bool = True) -> Row:
 def half_on_cpu(case: Case, rounds: int) -> Row:
     """bf16 of ours against fp32 of ours: no bar, for it depends on what the CPU can do."""
     half = replace(case, extra=("precision=bf16",))
-    times = compared(*paired(half.ours(), case.ours(), rounds=max(2, rounds // 2)))
+    sides = (Case.ours, half), (Case.ours, case)
+    times = compared(*apart(*sides, rounds=max(2, rounds // 2), as_command=(True, True)))
     return Row(f"{case.name}, bf16", "segkit, fp32", **times)  # type: ignore[arg-type]
+
+
+def sameness(case: Case) -> None:
+    """See ``require_same``; on the CPU, whose fp32 is no TF32."""
+    small = replace(case, size=replace(case.size, batch=2))
+    aligned = case.model == "v3plus"
+    require_same(small.ours().net, small.theirs().net, case.size.crop, aligned)
 
 
 def growth_of(case: Case, side: str) -> int:
@@ -131,9 +136,9 @@ def growth_of(case: Case, side: str) -> int:
 
 def on_cuda(case: Case, rounds: int, rate: float) -> list[Row]:
     """One side after the other, for the larger networks would not fit twice on a smaller card."""
-    mine, my_peak, my_parameters = alone_on_cuda(case, "ours", rounds)
-    others, their_peak, their_parameters = alone_on_cuda(case, "theirs", rounds)
-    assert my_parameters == their_parameters, case
+    in_fresh_process(sameness, case)
+    mine, my_peak = alone_on_cuda(case, "ours", rounds)
+    others, their_peak = alone_on_cuda(case, "theirs", rounds)
     bars = {"least": 1.5, "most_memory": 0.8}
     peaks = {"peak": my_peak, "their_peak": their_peak}
     work = multiply_adds(case) * 3 * 2
@@ -141,7 +146,7 @@ def on_cuda(case: Case, rounds: int, rate: float) -> list[Row]:
     note = f"{100 * share:.0f} % of {rate / 1e12:.0f} TFLOP/s"
     found = [Row(case.name, case.rival, **compared(mine, others), **peaks, **bars, note=note)]  # type: ignore[arg-type]
     if case in COMPILED:
-        fast, fast_peak, _ = alone_on_cuda(replace(case, extra=("compile=true",)), "ours", rounds)
+        fast, fast_peak = alone_on_cuda(replace(case, extra=("compile=true",)), "ours", rounds)
         share = work / statistics.median(fast) / rate
         peaks["peak"] = fast_peak
         note = f"{100 * share:.0f} % of {rate / 1e12:.0f} TFLOP/s"
@@ -150,11 +155,10 @@ def on_cuda(case: Case, rounds: int, rate: float) -> list[Row]:
     return found
 
 
-def alone_on_cuda(case: Case, side: str, rounds: int) -> tuple[list[float], int, int]:
-    """Seconds of a step in every round, peak bytes, parameters."""
+def alone_on_cuda(case: Case, side: str, rounds: int) -> tuple[list[float], int]:
+    """Seconds of a step in every round, peak bytes."""
     before = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     step = case.ours("cuda") if side == "ours" else case.theirs("cuda")
-    size = parameters(step.net)
     seconds = []
     try:
         for _ in range(WARM):
@@ -174,7 +178,7 @@ def alone_on_cuda(case: Case, side: str, rounds: int) -> tuple[list[float], int,
         torch.cuda.empty_cache()
         torch.backends.cudnn.benchmark = before[0]
         torch.set_float32_matmul_precision(before[1])
-    return seconds, peak, size
+    return seconds, peak
 
 
 def multiply_adds(case: Case) -> int:

@@ -28,9 +28,11 @@ if __name__ == "__main__":
 """
 CRASH = 'TITLE = "falls"\nraise RuntimeError("no such library")\n'
 SLEEP = """
-import os, sys, time
+import os, subprocess, sys, time
 from pathlib import Path
 TITLE = "sleeps"
+child = subprocess.Popen(["sleep", "60"])
+Path(__file__).with_name("child").write_text(str(child.pid))
 Path(__file__).with_name("pid").write_text(str(os.getpid()))
 time.sleep(60)
 """
@@ -112,7 +114,7 @@ def test_a_crashed_row_is_said_and_the_others_run(
     rows: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (rows / "crash.py").write_text(CRASH)
-    (tmp_path / "crash.json").write_text("{}")  # of an earlier run: no answer
+    (tmp_path / "crash.json").write_text("{}")  # of an earlier run: kept, and no answer
     assert cli.main(["bench", "crash", "fast", "--out", str(tmp_path)]) == 6
     told, complaint = capfd.readouterr()
     assert "CRASHED crash" in told
@@ -123,7 +125,7 @@ def test_a_crashed_row_is_said_and_the_others_run(
     )
     assert "Traceback" not in complaint
     assert 'crash.py", line 2' in complaint
-    assert not (tmp_path / "crash.json").exists()
+    assert (tmp_path / "crash.json").read_text() == "{}"
 
 
 def test_a_row_that_does_not_end_is_ended(
@@ -134,6 +136,22 @@ def test_a_row_that_does_not_end_is_ended(
     assert cli.main(["bench", "sleep"]) == 6
     assert "not done after 1 s" in capfd.readouterr().err
     assert not Path(f"/proc/{(rows / 'pid').read_text()}").exists()
+    wait_until(lambda: not alive(int((rows / "child").read_text())))
+
+
+def test_ctrl_c_ends_the_row_and_what_it_started(rows: Path) -> None:
+    (rows / "sleep.py").write_text(SLEEP)
+    code = (
+        "import sys; from pathlib import Path; from segkit import bench, cli; "
+        f"bench.rows_folder = lambda: Path({str(rows)!r}); sys.exit(cli.main(['bench', 'sleep']))"
+    )
+    command = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    pid = rows / "pid"
+    wait_until(lambda: pid.exists() and pid.read_text() != "")
+    command.send_signal(signal.SIGINT)
+    assert command.wait(20) == 130
+    for name in ("pid", "child"):
+        wait_until(lambda name=name: not alive(int((rows / name).read_text())))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="lifeline is Linux's")

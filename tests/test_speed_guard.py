@@ -33,17 +33,22 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleTyp
 
 
 def holds(measure: Callable[[], list[Any]]) -> None:
-    """Every row with a bar reaches ``TOLERANCE`` of it in one of the attempts."""
+    """Every row with a bar reaches what is accepted for it in one of the attempts."""
     best: dict[str, float] = {}
     for _ in range(ATTEMPTS):
         for row in measure():
             if row.least is not None:
                 name = f"{row.name} / {row.against} (at least {row.least})"
-                best[name] = max(best.get(name, 0.0), row.ratio / row.least)
+                best[name] = max(best.get(name, 0.0), row.ratio / accepted(row.least))
         assert best, "nothing has a bar"
-        if min(best.values()) >= TOLERANCE:
+        if min(best.values()) >= 1:
             return
-    pytest.fail("; ".join(f"{n}: {r:.2f} of it" for n, r in best.items() if r < TOLERANCE))
+    pytest.fail("; ".join(f"{n}: {r:.2f} of what will do" for n, r in best.items() if r < 1))
+
+
+def accepted(least: float) -> float:
+    """What will do for a bar: ``TOLERANCE`` of it, and never slower where faster is promised."""
+    return max(TOLERANCE * least, 1.0) if least > 1 else TOLERANCE * least
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -81,10 +86,10 @@ def small_samples(room: Path) -> list[Any]:
 
 def test_a_slow_step_is_caught() -> None:
     class Slow:
-        name, against, least, ratio = "x", "y", 1.05, 0.9
+        name, against, least, ratio = "x", "y", 1.05, 0.99
 
     class Fine(Slow):
-        ratio = 0.95
+        ratio = 1.0
 
     holds(lambda: [Fine])
     with pytest.raises(pytest.fail.Exception, match="x / y"):

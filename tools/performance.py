@@ -65,7 +65,8 @@ def files(root: Path) -> Iterator[tuple[Path, str]]:
 def read(place: Path) -> list[dict[str, Any]]:
     """The documents of one machine, by name, but for those that have a place of their own."""
     own = ("profiles", "memory")
-    return [_read_json(path) for path in sorted(place.glob("*.json")) if path.stem not in own]
+    paths = [path for path in sorted(place.glob("*.json")) if path.stem not in own]
+    return [{"row": path.stem, **_read_json(path)} for path in paths]
 
 
 # -- tables ------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             _ratio(row),
             _memory(row),
             _bar(row),
-            markdown_text(", ".join(filter(None, [_verdict(row), row["note"]]))),
+            ", ".join(filter(None, [_verdict(row), markdown_text(row["note"])])),
         ]
         for row in rows
     ]
@@ -108,22 +109,38 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def short(machines: dict[str, list[dict[str, Any]]]) -> str:
-    """The rows with a bar for a ratio, of all machines."""
+    """The rows with a bar for a ratio or for seconds, of all machines.
+
+    Not those of growth: their bars are exponents, and would read as slower than asked.
+    """
     rows = [
         [
             markdown_text(f"{document['title']}: {row['name']}"),
             markdown_text(row["against"] or ""),
-            f"{row['ratio']:.2f}" if row["ratio"] is not None else NOT_MEASURED,
-            f"{row['least']:g}",
+            _ours(row),
+            _asked(row),
             markdown_text(document["machine"].get("card") or document["machine"]["cpu"]),
         ]
         for documents in machines.values()
         for document in documents
         for row in document["rows"]
-        if row["least"] is not None
+        if document["row"] != "growth" and _asked(row)
     ]
-    header = ["", "against", "times as fast", "asked", "on"]
+    header = ["", "against", "ours", "asked", "on"]
     return markdown_table(header, rows, "llrrl") if rows else "Not measured."
+
+
+def _ours(row: dict[str, Any]) -> str:
+    """What has a bar, as it was measured."""
+    if row["seconds"] is None:
+        return NOT_MEASURED
+    said = [f"{row['ratio']:.2f} times as fast"] if row["least"] is not None else []
+    return ", ".join([*said, *([_time(row["seconds"])] if row["most"] is not None else [])])
+
+
+def _asked(row: dict[str, Any]) -> str:
+    said = [f"≥ {row['least']:g} times"] if row["least"] is not None else []
+    return ", ".join([*said, *([f"≤ {_time(row['most'])}"] if row["most"] is not None else [])])
 
 
 def memory(rows: list[dict[str, Any]]) -> str:

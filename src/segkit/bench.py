@@ -16,12 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from segkit.conf_files import nearest
 from segkit.errors import ConfigError, EnvironmentFault, ExitCode, one_line
 from segkit.lifeline import end_with_parent
+from segkit.whole_files import write_whole
 
 USAGE = """\
 segkit bench [NAME ...] [--list] [--rounds N] [--device cpu|cuda] [--out DIR | --keep]
@@ -84,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
         except OSError as error:
             fix = "give another --out"
             raise EnvironmentFault("BENCH-OUT", out, error.strerror or str(error), fix) from error
-        return measure(folder, words, words.names or list(titles), out)
+        return measure(folder, words, words.names or list(titles), out, Path(scratch))
 
 
 def parse(argv: Sequence[str]) -> Words:
@@ -165,26 +167,30 @@ def slug(card: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
 
 
-def measure(folder: Path, words: Words, names: Sequence[str], out: Path) -> int:
-    """Run the rows one after the other, then print one table of them all."""
+def measure(folder: Path, words: Words, names: Sequence[str], out: Path, scratch: Path) -> int:
+    """Run the rows one after the other, then print one table of them all.
+
+    What a row writes gets its place in ``out`` when it is whole: one that crashes leaves the old.
+    """
+    started = time.monotonic()
     crashed: dict[str, str] = {}
     written: list[str] = []
     seconds = min(SECONDS, ALL_SECONDS / len(names))
     for name in names:
         print(f"{name} ...", file=sys.stderr, end="", flush=True)
         began = time.monotonic()
-        file = out / f"{name}.json"
+        file = scratch / f"row/{name}.json"
         fault = run_row(folder / f"{name}.py", words, file, seconds)
         print(f" {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         if fault:
             crashed[name] = fault[-1]
             print("\n".join(f"  {line}" for line in fault), file=sys.stderr, flush=True)
-        elif json.loads(file.read_text(encoding="utf-8"))["rows"]:
-            written.append(str(file))
-        else:  # nothing of this row is about this device
-            file.unlink()
+        elif json.loads(file.read_text(encoding="utf-8"))["rows"]:  # else not about this device
+            write_whole(out / file.name, file.read_bytes())
+            written.append(str(out / file.name))
     if written:
         subprocess.run([sys.executable, str(folder / "common.py"), *written], check=True)
+    print(f"{(time.monotonic() - started) / 60:.1f} minutes in all", file=sys.stderr, flush=True)
     for name in crashed:
         print(f"CRASHED {name}", flush=True)
     if crashed:
@@ -206,13 +212,13 @@ def run_row(row: Path, words: Words, file: Path, seconds: float) -> list[str]:
     else:
         given += ["--rounds", str(words.rounds)]
     patience = PATIENCE if words.rounds is None else math.inf
-    file.unlink(missing_ok=True)  # an older one is no answer
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         process = subprocess.Popen(
             [sys.executable, str(row), *given],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=said,
+            start_new_session=True,  # a group with all that it starts
             preexec_fn=functools.partial(end_with_parent, os.getpid(), signal.SIGTERM),
         )
         try:
@@ -220,7 +226,8 @@ def run_row(row: Path, words: Words, file: Path, seconds: float) -> list[str]:
         except subprocess.TimeoutExpired:
             return [f"not done after {patience:.0f} s"]
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         if file.exists():
             return []

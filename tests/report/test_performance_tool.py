@@ -57,7 +57,16 @@ def project(tmp_path):
             ("fast", "convolutions", 1.5),
         )
     ]
-    for name, rows in (("train_step", [ROW, NOTHING]), ("profiles", parts), ("memory", [ROW])):
+    late = {"seconds": 0.2, "least": None, "most": 0.15, "met": False, "note": "a_b"}
+    start = NOTHING | late | {"name": "help"}
+    documents = {
+        "train_step": [ROW, NOTHING],
+        "startup": [start],
+        "growth": [ROW],
+        "profiles": parts,
+        "memory": [ROW],
+    }
+    for name, rows in documents.items():
         document = {"title": f"title of {name}", "machine": MACHINE, "rows": rows}
         (place / f"{name}.json").write_text(json.dumps(document))
     return tmp_path
@@ -73,8 +82,13 @@ def test_pages_say_what_was_measured_and_what_was_not(project, tool):
     assert "1024 MiB, x 0.50" in page
     assert "A Processor, 2 cores" in page
     assert "torch 2.0" in page
-    assert "| title of train\\_step: v3 R50 | torchvision | 2.00 | 1.05 | A Processor |" in readme
-    assert "| title of train\\_step: v3 on CUDA |  | not measured | 1.5 | A Processor |" in readme
+    step = "| title of train\\_step: "
+    assert f"{step}v3 R50 | torchvision | 2.00 times as fast | ≥ 1.05 times | A P" in readme
+    assert f"{step}v3 on CUDA |  | not measured | ≥ 1.5 times | A Processor |" in readme
+    assert "| title of startup: help |  | 200 ms | ≤ 150 ms | A Processor |" in readme
+    assert "≤ 0.15 s | **missed**, a\\_b |" in page
+    assert "title of growth" in page
+    assert "title of growth" not in readme
     for text in (page, readme):
         assert text.startswith("before\n")
         assert "old" not in text
