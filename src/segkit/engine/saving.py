@@ -100,8 +100,12 @@ class Saving:
                 self._end(must)
 
     def check(self) -> None:
-        """Raise or tell what went wrong with a save that came to its end since."""
-        if self._task and self._task.ended:
+        """Raise or tell what went wrong with a save that came to its end since.
+
+        Waits for the first one of a run: rows without any checkpoint are a run that lost its own,
+        and whoever was killed there could not go on.
+        """
+        if self._task and (self._task.ended or self._holds < 0):
             self._end()
 
     def finish(self) -> None:
@@ -167,6 +171,7 @@ class Saving:
         return f"step {self._asked} is not saved"
 
     def _judge(self, fault: EnvironmentFault, must: bool) -> None:
+        self._run.check()  # a folder that went meanwhile fails in many ways: this one says why
         self._failed += 1
         if must or fault.name == "RUN-GONE" or not self._may_fail():
             raise fault
