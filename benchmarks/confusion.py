@@ -34,6 +34,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from segkit.metrics.confusion import ConfusionMatrix
 
 TITLE = "confusion matrix"
+SECONDS = 30
 IMAGES, SIDE, CLASSES, IGNORED = 16, 513, 21, 255
 UNCHECKED = "torchmetrics, validate_args=False"
 BARS = {"torchmetrics": 5.0, UNCHECKED: 5.0, "NumPy bincount": 3.0, "histc": 3.0}

@@ -2,21 +2,25 @@
 
     python benchmarks/growth.py [--rounds 3] [--device cpu] [--out docs/results/growth.json]
 
-A row is one size beside the smallest one of its kind. "Theirs" is what growth in proportion would
-make of the smallest: the ratio says how far below that line ours stays, and the bar is an exponent
-of ``MOST`` (log time over log size, nothing subtracted). Memory has the same bar; with the number
-of images it must stay flat (``FLAT``). Each size has a process of its own; memory is what its
+A row is one size beside the smallest one of its kind, the last row of a kind its largest size
+beside the one before it, where fixed cost weighs least. "Theirs" is what growth in proportion would
+make of the smaller one: the ratio says how far below that line ours stays, and the bar is an
+exponent of ``MOST`` (log time over log size, nothing subtracted). Where labels no longer fit into a
+byte (more than 255 classes) cost jumps once; the confusion matrix goes on to 900 for that. Memory
+has the same bar; with the number of images it must stay flat (``FLAT``). Each size has a process of its own; memory is what its
 resident set grows by in the first call, time the median of those after it. On the CPU; what grows
 in Python and in the design grows on a card, too.
 """
 
 import functools
+import itertools
 import math
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command does: see segkit.cli
 
@@ -38,6 +42,7 @@ from segkit.models.contracts import IMAGENET_PIXELS
 from segkit.protocol import asking, memory_of
 
 TITLE = "growth with images, classes, sides and crops"
+SECONDS = 60
 MOST, FLAT = 1.1, 1.1
 SMALL = ("model=v3", "model.channels=64", "backbone=r_tiny", "pretrained=none", "device=cpu")
 NORMALISE = Normalise(IMAGENET_PIXELS.mean, IMAGENET_PIXELS.std)
@@ -53,30 +58,55 @@ def rows(rounds: int, device: str) -> list[Row]:
 
 
 def rows_of(kind: str, rounds: int) -> list[Row]:
-    """The sizes of one kind beside its smallest."""
-    _, sizes, amount = KINDS[kind]
+    """The sizes of one kind beside its smallest, and the largest beside the one before it."""
+    _, sizes, _ = KINDS[kind]
     found = {size: in_fresh_process(measured, kind, size, rounds) for size in sizes}
     least = sizes[0]
     rows = [Row(f"{kind} {least}", seconds=found[least][0], peak=found[least][1])]
-    for size in sizes[1:]:
-        (seconds, peak), (first, first_peak) = found[size], found[least]
-        factor = amount(size) / amount(least)
-        exponent = math.log(seconds / first) / math.log(factor)
-        flat = kind == IMAGES
-        row = Row(
-            f"{kind} {size}",
-            f"{factor:.4g} times {least}",
-            seconds=seconds,
-            theirs=first * factor,
-            ratio=first * factor / seconds,
-            least=round(factor ** (1 - MOST), 3),
-            peak=peak,
-            their_peak=first_peak if flat else int(first_peak * factor),
-            most_memory=FLAT if flat else round(factor ** (MOST - 1), 3),
-            note=f"exponent {exponent:.2f}, memory {math.log(peak / first_peak, factor):.2f}",
-        )
-        rows.append(row)
+    rows += [beside(kind, size, least, found) for size in sizes[1:]]
+    if len(sizes) > 2:
+        rows.append(tail(kind, found))
     return rows
+
+
+def tail(kind: str, found: dict[int, tuple[float, int]]) -> Row:
+    """The last two sizes: what grows faster there is hidden by fixed cost from the smallest on."""
+    *_, before, last = found
+    row = beside(kind, last, before, found)
+    pairs = itertools.pairwise(found)
+    worst = max(exponents(kind, size, small, found)[0] for small, size in pairs)
+    return replace(row, note=f"{row.note}; worst of neighbouring sizes {worst:.2f}")
+
+
+def beside(kind: str, size: int, small: int, found: dict[int, tuple[float, int]]) -> Row:
+    """One size beside what growth in proportion would make of a smaller one."""
+    (seconds, peak), (first, first_peak) = found[size], found[small]
+    amount = KINDS[kind][2]
+    factor = amount(size) / amount(small)
+    in_time, in_memory = exponents(kind, size, small, found)
+    flat = kind == IMAGES
+    return Row(
+        f"{kind} {size}",
+        f"{factor:.4g} times {small}",
+        seconds=seconds,
+        theirs=first * factor,
+        ratio=first * factor / seconds,
+        least=round(factor ** (1 - MOST), 3),
+        peak=peak,
+        their_peak=first_peak if flat else int(first_peak * factor),
+        most_memory=FLAT if flat else round(factor ** (MOST - 1), 3),
+        note=f"exponent {in_time:.2f}, memory {in_memory:.2f}",
+    )
+
+
+def exponents(
+    kind: str, size: int, small: int, found: dict[int, tuple[float, int]]
+) -> tuple[float, float]:
+    """Of time and of memory: log of what they grow by over log of what the work grows by."""
+    amount = KINDS[kind][2]
+    factor = amount(size) / amount(small)
+    time, memory = (b / a for a, b in zip(found[small], found[size], strict=True))
+    return math.log(time, factor), math.log(memory, factor)
 
 
 def measured(kind: str, size: int, rounds: int) -> tuple[float, int]:
@@ -197,10 +227,10 @@ def squared(size: int) -> int:
 IMAGES = "evaluation, images"
 # What is done at a size, the sizes, and how much work a size is.
 KINDS: dict[str, tuple[Callable[[int], Work], tuple[int, ...], Callable[[int], int]]] = {
-    IMAGES: (images, (50, 400), as_it_is),
+    IMAGES: (images, (50, 150, 450), as_it_is),
     "loss, classes": (loss, (2, 21, 100, 300), as_it_is),
     "label maps, classes": (labels, (2, 21, 100, 300), as_it_is),
-    "confusion matrix, classes": (confusion, (2, 21, 100, 300), as_it_is),
+    "confusion matrix, classes": (confusion, (2, 21, 100, 300, 900), as_it_is),
     "whole image, side": (side, (256, 1024, 4096), squared),
     "windows of 513, side": (
         functools.partial(side, window=Window(513)),

@@ -49,6 +49,7 @@ from segkit.data.pairs import FilePairs, Layout
 from segkit.data.transforms import TrainTransform
 
 TITLE = "a training sample"
+SECONDS = 60
 PORT, PRESET = "albumentations, read by OpenCV", "torchvision's presets"
 BYTES, HERE = "bytes, as a GPU gets them", "normalised on this CPU"
 UNCACHED, CACHED = "segkit, uncached", "segkit, dataset.cache=disk"
@@ -223,7 +224,12 @@ def first_reading(pairs: FilePairs, path: Path, crop: int) -> Sampled:
 def whole(dataset: Dataset, crop: int) -> Sampled:
     """``ours``, and what the training step does with it on a CPU: floats, as the others give."""
     sample, normalised = ours(dataset, crop), normalising(crop)
-    return lambda number: (sample(number), normalised(number))
+
+    def row(number: int) -> None:
+        sample(number)
+        normalised(number)
+
+    return row
 
 
 def normalising(crop: int) -> Sampled:

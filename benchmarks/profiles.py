@@ -29,6 +29,7 @@ from segkit.inference.predictor import Predictor
 from segkit.protocol import scales_of
 
 TITLE = "where the time goes"
+SECONDS = 60
 
 # By the operator, or by whom it works for; the first that matches.
 CALLERS = (

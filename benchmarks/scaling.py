@@ -16,6 +16,7 @@ the number of cards, and the one process sees the same batch in N parts.
 import functools
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,10 @@ from pathlib import Path
 
 from common import Row, run
 
+from segkit.lifeline import end_with_parent
+
 TITLE = "scaling, N processes beside one"
+SECONDS = 60
 STEPS, SKIPPED, EVERY = 40, 10, 5
 CPU_WORDS = ("model=v3_mnv2", "backbone=mnv2", "augment.crop=129", "device=cpu")
 CUDA_WORDS = ("model=v3", "backbone=r50", "augment.crop=513", "device=cuda")
@@ -84,8 +88,8 @@ def speed(words: Sequence[str], cores: Collection[int]) -> float:
     """Images a second of a training that runs on ``cores`` alone."""
     with tempfile.TemporaryDirectory(prefix="segkit-scaling-") as folder:
         command = [sys.executable, "-m", "segkit", "train", *COMMON, *words, f"runs={folder}"]
-        pinned = functools.partial(os.sched_setaffinity, 0, cores)
-        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=pinned)
+        start = functools.partial(pinned, os.getpid(), cores)
+        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=start)
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
         (log,) = Path(folder).glob("*/timing.jsonl")
@@ -93,6 +97,12 @@ def speed(words: Sequence[str], cores: Collection[int]) -> float:
     counted = [entry for entry in entries if entry["step"] > SKIPPED]
     images = sum(entry["images_per_second"] * entry["seconds"] for entry in counted)
     return images / sum(entry["seconds"] for entry in counted)
+
+
+def pinned(parent: int, cores: Collection[int]) -> None:
+    """Of the process that is started: its cores, and no life without this one."""
+    os.sched_setaffinity(0, cores)
+    end_with_parent(parent, signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from common import Row, compared, paired, run
 
 TITLE = "start-up"
+SECONDS = 25
 THEIRS = 'python -c "import torch"'
 HELP, COMPOSED = 0.15, 1.5  # seconds
 

@@ -31,6 +31,7 @@ from segkit.config import compose
 from segkit.models.cost import inference_cost
 
 TITLE = "a training step"
+SECONDS = 90
 V3 = ("model=v3_torchvision", "model.auxiliary=false", "loss=ce")
 NAMES = {"r50": "R50", "r101": "R101", "mnv2": "MobileNetV2"}
 WARM, STEPS = 5, 5  # on CUDA: updates before the first round, and in each

@@ -28,7 +28,7 @@ from segkit.whole_files import write_whole
 USAGE = """\
 segkit bench [NAME ...] [--list] [--rounds N] [--device cpu|cuda] [--out DIR | --keep]
 
-  segkit bench                       every row on the CPU (at most 8 minutes)
+  segkit bench                       every row on the CPU (about ten minutes)
   segkit bench input crf             two of them
   segkit bench --list                names and titles
   segkit bench --device cuda --keep  every row that has a CUDA part, written down
@@ -37,16 +37,22 @@ Prints a table: ours, what a user would pick instead, how many times as fast our
 the bar. A missed bar is said, and no error. It needs a checkout, for the rows are its benchmarks/.
 
   --rounds N     so many rounds of each comparison, however long they take; otherwise as many as
-                 fit into a minute for each row (less where many rows are
-                 asked for), three at least
+                 fit into the row's own time (a minute or so), three at least
   --out DIR      write DIR/NAME.json for each row
   --keep         the same in docs/results/bench/cpu, or in the card's name instead of cpu"""
 
 DEVICES = ("cpu", "cuda")
-SECONDS = 60.0  # of a row: then it starts no further round
-ALL_SECONDS = 360.0  # of all rows asked for; of the 8 minutes, the rest is to start and to warm up
+SECONDS = 60.0  # of a row that says no SECONDS of its own: then it starts no further round
 PATIENCE = 300.0  # of a row, its last rounds included: then it is ended
 TAIL = 8  # lines of a crashed row that are shown
+
+
+@dataclass(frozen=True)
+class Title:
+    """What a row is called, and after how many seconds it should start no further round."""
+
+    title: str
+    seconds: float
 
 
 @dataclass
@@ -74,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
             fix = "rows: " + ", ".join(titles) + nearest(name, titles)
             raise ConfigError("ROW", name, "no such row", fix)
     if words.list:
-        print("\n".join(f"{name:<12} {title}" for name, title in titles.items()))
+        print("\n".join(f"{name:<12} {row.title}" for name, row in titles.items()))
         return ExitCode.OK
     card = card_name() if words.device == "cuda" else ""
     with tempfile.TemporaryDirectory(prefix="segkit-bench-") as scratch:
@@ -136,17 +142,18 @@ def rows_folder() -> Path:
     return folder
 
 
-def titles_of(folder: Path) -> dict[str, str]:
-    """The title of every row, by name: read, not imported."""
+def titles_of(folder: Path) -> dict[str, Title]:
+    """What every row says of itself, by name: read, not imported."""
     found = {}
     for path in sorted(folder.glob("*.py")):
-        for line in ast.parse(path.read_text(encoding="utf-8")).body:
-            if (
-                isinstance(line, ast.Assign)
-                and ast.unparse(line.targets[0]) == "TITLE"
-                and isinstance(line.value, ast.Constant)
-            ):
-                found[path.stem] = str(line.value.value)
+        said = {
+            ast.unparse(line.targets[0]): line.value.value
+            for line in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant)
+        }
+        if "TITLE" in said:
+            seconds = float(str(said.get("SECONDS", SECONDS)))
+            found[path.stem] = Title(str(said["TITLE"]), seconds)
     return found
 
 
@@ -175,12 +182,12 @@ def measure(folder: Path, words: Words, names: Sequence[str], out: Path, scratch
     started = time.monotonic()
     crashed: dict[str, str] = {}
     written: list[str] = []
-    seconds = min(SECONDS, ALL_SECONDS / len(names))
+    known = titles_of(folder)
     for name in names:
         print(f"{name} ...", file=sys.stderr, end="", flush=True)
         began = time.monotonic()
         file = scratch / f"row/{name}.json"
-        fault = run_row(folder / f"{name}.py", words, file, seconds)
+        fault = run_row(folder / f"{name}.py", words, file, known[name].seconds)
         print(f" {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         if fault:
             crashed[name] = fault[-1]
