@@ -1,7 +1,7 @@
 """``segkit plan``: memory, seconds and hours of a training before it runs, and what batch fits."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,7 +159,7 @@ def plan(training: "Composed", *, card: float | None = None, fresh: bool = False
     speed = Speed(here, precision, memory) if memory else None
     # Memory first: what is measured then leaves this process larger than a training begins.
     counted = stages(training, None, device=here.type, precision=precision)
-    process = 0 if here.type == "cuda" else resident()
+    process = 0 if here.type == "cuda" else resident() + snapshot(values)
     free = int(card * GIB) if card else free_of(here)
     advice = proposal(training, here.type, precision, free - process) if free else None
     timed = stages(training, speed, device=here.type, precision=precision) if speed else counted
@@ -211,17 +211,33 @@ def whole(
     how, images = schedule.validation(training)
     times, written = schedule.validations(values, steps), schedule.saves(values, steps)
     updates = updates_of(values, half=half)
-    one = updates[-1].weights * updates[-1].copies + updates[-1].buffers
+    one = state_bytes(values)
     seconds = saving = None
     if speed:
         each = schedule.image_seconds(training, how, speed) if times else 0.0
         seconds = times * images * each / values["devices"]
         saving = written * one / schedule.write_rate(Path(values["runs"]))
-    peak = schedule.evaluation_step(training, how, device=device, half=half).peak if times else 0
+    peak = 0
+    if times:  # gradients and momentum lie beside the network that is asked
+        peak = updates[-1].weights * updates[-1].copies
+        peak += schedule.evaluation_step(training, how, device=device, half=half).peak
     return Plan(
         device, precision, done, 0, None, None, times, images, peak, seconds,
         written, one, disk(training, updates, []), saving, "",
     )  # fmt: skip
+
+
+def state_bytes(values: Mapping[str, Any]) -> int:
+    """Of what a checkpoint holds: weights, momentum, buffers, an average."""
+    from segkit.ablation.update import updates_of
+
+    last = updates_of(values, half=False)[-1]
+    return last.weights * last.copies + last.buffers
+
+
+def snapshot(values: Mapping[str, Any]) -> int:
+    """Bytes of the copy that is written while a training goes on (``checkpoint.background``)."""
+    return state_bytes(values) if values["checkpoint"]["background"] else 0
 
 
 def resident() -> int:

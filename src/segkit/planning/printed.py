@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 
 def as_json(made: "Plan") -> str:
-    """Every field, and ``seconds`` of it all."""
+    """Every field, ``seconds`` of it all, and each stage's ``peak``, the process included."""
     facts = dataclasses.asdict(made)
+    for stage in facts["stages"]:
+        stage["peak"] = made.process + stage["memory"]
     return json.dumps(facts | {"seconds": made.seconds}, indent=1)
 
 
@@ -58,8 +60,8 @@ def stage_lines(made: "Plan") -> list[str]:
 def advice(found: Proposal, process: int, free: int) -> list[str]:
     """Whether it fits, else what to type: one of the lines."""
     if found.fits:
-        return [f"fits {shown(free)} free as it is"]
-    head = f"does not fit {shown(free)} free, of which a tenth should stay so"
+        return [f"fits {shown(free)} as it is, with a tenth to spare"]
+    head = f"does not fit {shown(free)}, of which a tenth should stay free"
     if not found.ways:
         return [f"{head}; nor does less at a time: lower augment.crop, os=16, a smaller backbone"]
     typed = [" ".join(way.words) for way in found.ways]

@@ -79,7 +79,8 @@ def step_of(
 ) -> Step:
     own = {"os": stage["os"], "bn": stage["bn"], "lr": stage["lr"]}
     own |= {"name": stage["name"], "steps": stage["steps"]}
-    keys = ("model", "backbone", "multi_grid", "loss", "schedule", "seed", "recompute")
+    network = ("model", "backbone", "multi_grid", "loss")
+    keys = (*network, "schedule", "seed", "recompute", "deterministic")
     text = json.dumps([{key: values[key] for key in keys}, own])
     return _counted(text, size, classes, device, precision)
 

@@ -139,7 +139,7 @@ def simulated(
     """
     meta = torch.device("meta")
     net = network_of(values, stage, classes, meta)
-    with _bands_of(device), torch.random.fork_rng(devices=[]):
+    with _exact(values["deterministic"]), _bands_of(device), torch.random.fork_rng(devices=[]):
         live = Live(CUDA_BLOCK if device == "cuda" else 1)
         live.hold(net.parameters())
         live.hold(net.buffers())
@@ -158,6 +158,17 @@ def beyond(live: int, weights: int, device: str) -> int:
         return 0
     maps = max(0, live - 3 * weights)
     return int(KERNELS + WEIGHTS_AGAIN * weights + SLACK * maps)
+
+
+@contextmanager
+def _exact(wanted: bool) -> Iterator[None]:
+    """What ``deterministic=true`` would run: its loss has full-size scores."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 @contextmanager
