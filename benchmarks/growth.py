@@ -7,9 +7,9 @@ beside the one before it, where fixed cost weighs least. "Theirs" is what growth
 make of the smaller one: the ratio says how far below that line ours stays, and the bar is an
 exponent of ``MOST`` (log time over log size, nothing subtracted). Where labels no longer fit into a
 byte (more than 255 classes) cost jumps once; the confusion matrix goes on to 900 for that. Memory
-has the same bar; with the number of images it must stay flat (``FLAT``). Each size has a process of its own; memory is what its
-resident set grows by in the first call, time the median of those after it. On the CPU; what grows
-in Python and in the design grows on a card, too.
+has the same bar; with the number of images it must stay flat (``FLAT``). Each size has a process of
+its own; memory is what its resident set grows by in the first call, time the median of those after
+it. On the CPU; what grows in Python and in the design grows on a card, too.
 """
 
 import functools
