@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import toy_training as toy
 
-from segkit.engine import checkpoint
+from segkit.engine import checkpoint, saving
 from segkit.engine.average import Average
 from segkit.engine.saving import Saving
 from segkit.errors import EnvironmentFault, NumericsError
@@ -151,3 +151,21 @@ def test_the_average_takes_room_as_well(tmp_path: Path, monkeypatch: pytest.Monk
     trained = sum(t.nbytes for t in net.parameters())
     saving.warn_of_little_room(net, toy.plan(0, 1).make_optimizer(net), Average(net, 0.5))
     assert f"of {2 * state + trained} bytes" in said[0]
+
+
+def test_files_that_go_while_they_are_counted_are_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a save that is being renamed."""
+    (tmp_path / "there").write_bytes(b"1234")
+    (tmp_path / "going").write_bytes(b"12")
+    stat = os.stat
+
+    def late(path: Any, **how: Any) -> os.stat_result:
+        if str(path).endswith("going"):
+            raise FileNotFoundError(path)
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", late)
+    assert saving._bytes_in(tmp_path) == 4
+    assert saving._bytes_in(tmp_path / "gone") == 0

@@ -19,7 +19,8 @@ FILES = (MODEL, OPTIMIZER, MANIFEST)
 
 def test_going_on_behind_a_damaged_one(box: Sandbox, finished_run: Path) -> None:
     """C2: the newest good one is taken, and it is said which file was passed over."""
-    assert box.run(*TINY, inject="kill_at:3").code == -9
+    # In the foreground: killed at step 3, a run has that step's checkpoint.
+    assert box.run(*TINY, "checkpoint.background=false", inject="kill_at:3").code == -9
     flip(MODEL, -5)(checkpoint.steps(box.run_folder / "checkpoints")[0])
     result = box.ok(*TINY, "resume=true")
     assert "skipped: runs/x/checkpoints/step-00000003/model.safetensors" in result.err

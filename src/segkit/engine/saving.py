@@ -1,6 +1,8 @@
 """When a save counts, what a failed one means, and whether there is room for the next."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -244,7 +246,7 @@ class Saving:
         """Say so before the first step if what is to be kept will not fit."""
         count = self._keep + 2  # the best one besides, and the one being written
         one = sum(tensor.nbytes for tensor in _tensors_of(model, optimizer, average))
-        there = sum(p.stat().st_size for p in self._run.checkpoints.rglob("*") if p.is_file())
+        there = _bytes_in(self._run.checkpoints)
         free = free_bytes(self._run.folder) + there
         if count * one > free:
             self._run.notice(
@@ -252,6 +254,16 @@ class Saving:
                 f"{count * one} bytes, {free} are free; make room, or lower checkpoint.keep "
                 f"({self._keep})"
             )
+
+
+def _bytes_in(folder: Path) -> int:
+    """Of all files under it; what a save in the background renames or removes is not missed."""
+    total = 0
+    for place, _, names in os.walk(folder):  # which passes over a folder that is gone
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total
 
 
 def _states(
