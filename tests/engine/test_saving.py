@@ -159,13 +159,13 @@ def test_files_that_go_while_they_are_counted_are_not_missed(
     """As those of a save that is being renamed."""
     (tmp_path / "there").write_bytes(b"1234")
     (tmp_path / "going").write_bytes(b"12")
-    stat = os.stat
+    stat = Path.stat
 
-    def late(path: Any, **how: Any) -> os.stat_result:
-        if str(path).endswith("going"):
+    def late(path: Path, **how: Any) -> os.stat_result:
+        if path.name == "going":
             raise FileNotFoundError(path)
         return stat(path, **how)
 
-    monkeypatch.setattr(os, "stat", late)
+    monkeypatch.setattr(Path, "stat", late)
     assert saving._bytes_in(tmp_path) == 4
     assert saving._bytes_in(tmp_path / "gone") == 0

@@ -262,7 +262,7 @@ def _bytes_in(folder: Path) -> int:
     for place, _, names in os.walk(folder):  # which passes over a folder that is gone
         for name in names:
             with suppress(FileNotFoundError):
-                total += os.stat(os.path.join(place, name)).st_size
+                total += Path(place, name).stat().st_size
     return total
 
 
