@@ -44,10 +44,10 @@ test-gpu: $(ENV) ## run the tests that need a CUDA device
 	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "no CUDA device here: nothing was tested")'
 	$(BIN)/python -m pytest -m gpu
 
-bench: $(ENV) ## measure ours beside what you would pick instead on the CPU, into docs/results/bench/cpu (about ten minutes on two cores)
+bench: $(ENV) ## measure ours beside what you would pick instead on the CPU, into docs/results/bench/cpu (about a quarter of an hour on two cores)
 	$(BIN)/segkit bench --keep
 
-bench-gpu: $(ENV) ## the same on the CUDA device, into a folder of the card's name (about ten minutes on two cores)
+bench-gpu: $(ENV) ## the same on the CUDA device, into a folder of the card's name (about a quarter of an hour on two cores)
 	$(BIN)/segkit bench --device cuda --keep
 
 lint: $(ENV) ## ruff (lint and format) and mypy

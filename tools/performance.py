@@ -3,8 +3,9 @@
     python tools/performance.py            rewrite both, and the figures beside the page
     python tools/performance.py --check    exit 1 if one is out of date
 
-Every folder under docs/results/bench/ is one machine: ``cpu``, or a card's name. In both pages the
-lines between the two ``bench`` comments are replaced: in README.md the ratios that have a bar, in
+Every folder under docs/results/bench/ is one machine: ``cpu``, or a card's name (``cuda``: the rows
+for a card, made where there was none, which say that nothing was measured). In both pages the lines
+between the two ``bench`` comments are replaced: in README.md the ratios that have a bar, in
 docs/performance.md everything. Figures are drawn from ``profiles.json`` of the processor.
 """
 
@@ -75,13 +76,18 @@ def read(place: Path) -> list[dict[str, Any]]:
 def whole(documents: list[dict[str, Any]]) -> str:
     """Every row of one machine, a table for each file."""
     machine = documents[0]["machine"]
-    words = [machine.get("card"), machine["cpu"], f"{machine['cores']} cores"]
+    words = [where(machine), f"{machine['cores']} cores"]
     versions = [f"{name} {version}" for name, version in machine.items() if _is_version(name)]
-    parts = [f"### {markdown_text(', '.join(filter(None, words)))}"]
+    parts = [f"### {markdown_text(', '.join(words))}"]
     for document in documents:
         load = document["machine"]["load"]
         parts += [f"**{markdown_text(document['title'])}** (load {load})", table(document["rows"])]
     return "\n\n".join([*parts, markdown_text(f"With {', '.join(versions)}.")])
+
+
+def where(machine: dict[str, Any]) -> str:
+    """The processor, or the card; rows for a card that are measured nowhere have a null."""
+    return str(machine.get("card", machine["cpu"]) or "no CUDA device")
 
 
 def _is_version(name: str) -> bool:
@@ -119,7 +125,7 @@ def short(machines: dict[str, list[dict[str, Any]]]) -> str:
             markdown_text(row["against"] or ""),
             _ours(row),
             _asked(row),
-            markdown_text(document["machine"].get("card") or document["machine"]["cpu"]),
+            markdown_text(where(document["machine"])),
         ]
         for documents in machines.values()
         for document in documents
@@ -152,13 +158,10 @@ def memory(rows: list[dict[str, Any]]) -> str:
             f"{row['peak'] / 2**30:.1f} GiB",
             f"{row['their_peak'] / 2**30:.1f} GiB",
             f"{row['peak'] / row['their_peak']:.2f}",
-            _bar(row),
-            _verdict(row),
         ]
         for row in rows
     ]
-    header = ["step", "references of", "ours", "theirs", "share", "bar", ""]
-    return markdown_table(header, body, "llrrrrl")
+    return markdown_table(["step", "references of", "ours", "theirs", "share"], body, "llrrr")
 
 
 def _time(seconds: float | None) -> str:

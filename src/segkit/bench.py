@@ -28,7 +28,7 @@ from segkit.whole_files import write_whole
 USAGE = """\
 segkit bench [NAME ...] [--list] [--rounds N] [--device cpu|cuda] [--out DIR | --keep]
 
-  segkit bench                       every row on the CPU (about ten minutes)
+  segkit bench                       every row on the CPU (about a quarter of an hour)
   segkit bench input crf             two of them
   segkit bench --list                names and titles
   segkit bench --device cuda --keep  every row that has a CUDA part, written down
