@@ -47,7 +47,7 @@ test-gpu: $(ENV) ## run the tests that need a CUDA device
 bench: $(ENV) ## measure ours beside what you would pick instead on the CPU, into docs/results/bench/cpu (about a quarter of an hour on two cores)
 	$(BIN)/segkit bench --keep
 
-bench-gpu: $(ENV) ## the same on the CUDA device, into a folder of the card's name (about a quarter of an hour on two cores)
+bench-gpu: $(ENV) ## the same on the CUDA device, into a folder named after the card (made for 8 minutes; not measured yet)
 	$(BIN)/segkit bench --device cuda --keep
 
 lint: $(ENV) ## ruff (lint and format) and mypy
