@@ -105,8 +105,8 @@ class Left:
         if not self.seconds:
             return f"{all_of_it}; {self.jobs} to do"
         return (
-            f"{all_of_it}; {self.jobs} to do: about {clock(self.seconds)} one after another, at"
-            f" most {gib(self.memory)} of memory each, {gib(self.disk)} of disk"
+            f"{all_of_it}; {self.jobs} to do: about {clock(self.seconds)} one after another,"
+            f" without the seconds in which each program starts; at most {gib(self.memory)} of memory each, {gib(self.disk)} of disk"
         )
 
 
