@@ -106,7 +106,8 @@ class Left:
             return f"{all_of_it}; {self.jobs} to do"
         return (
             f"{all_of_it}; {self.jobs} to do: about {clock(self.seconds)} one after another,"
-            f" without the seconds in which each program starts; at most {gib(self.memory)} of memory each, {gib(self.disk)} of disk"
+            f" without the seconds in which each program starts; at most {gib(self.memory)} of"
+            f" memory each, {gib(self.disk)} of disk"
         )
 
 
