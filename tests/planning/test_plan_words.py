@@ -146,7 +146,8 @@ def test_what_was_measured_is_remembered_until_it_is_fresh():
         assert Remembered(cpu).get("about") is None
 
 
-def test_a_card_that_is_not_here(capsys):
+def test_a_card_that_is_not_here(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("SEGKIT_DATA", str(tmp_path))
     assert cli.main(["plan", *WORDS, "--card-memory", "24", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["proposal"]["fits"]
