@@ -99,7 +99,7 @@ def on_cuda(rounds: int) -> list[Row]:
     net = network(CUDA_NETWORK, "cuda")
     photos = [photo(number) for number in range(CUDA_IMAGES)]
     theirs = Port(net, scales_of(values), "cuda")
-    with exact():
+    with cudnn("allow_tf32", False):  # TF32 is not fp32
         exactly = predictor(net, {**values, "precision": "fp32"}, "cuda")
         agreed = agreement(exactly, theirs, photos[:2])
         del exactly
@@ -198,7 +198,8 @@ class Port:
         x = F.pad(x, (0, full[1] - width, 0, full[0] - height))
         total = torch.zeros(1, CLASSES, *full, device=self._device)
         for view, flipped in self._views(x, full):
-            with searched(self._device == "cuda"):
+            # Its search for kernels, which ours leaves alone in an evaluation.
+            with cudnn("benchmark", self._device == "cuda"):
                 scores = self._net.scores(view)["out"]
             logits = F.interpolate(scores, full, mode="bilinear", align_corners=True)
             found = logits.softmax(1)
@@ -247,25 +248,14 @@ def agreement(ours: Predictor, theirs: Port, photos: Sequence[Tensor]) -> float:
 
 
 @contextmanager
-def exact() -> Iterator[None]:
-    """Without TF32, which is not fp32."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+def cudnn(flag: str, wanted: bool) -> Iterator[None]:
+    """With ``torch.backends.cudnn``'s ``flag`` as ``wanted``."""
+    before = getattr(torch.backends.cudnn, flag)
+    setattr(torch.backends.cudnn, flag, wanted)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
-@contextmanager
-def searched(wanted: bool) -> Iterator[None]:
-    """With cuDNN's search for kernels, which ours leaves alone in an evaluation."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = wanted
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+        setattr(torch.backends.cudnn, flag, before)
 
 
 def waited(work: Callable[[], object]) -> Callable[[], None]:

@@ -211,7 +211,7 @@ def whole(
     how, images = schedule.validation(training)
     times, written = schedule.validations(values, steps), schedule.saves(values, steps)
     updates = updates_of(values, half=half)
-    one = state_bytes(values)
+    one = updates[-1].state
     seconds = saving = None
     if speed:
         each = schedule.image_seconds(training, how, speed) if times else 0.0
@@ -227,17 +227,11 @@ def whole(
     )  # fmt: skip
 
 
-def state_bytes(values: Mapping[str, Any]) -> int:
-    """Of what a checkpoint holds: weights, momentum, buffers, an average."""
-    from segkit.ablation.update import updates_of
-
-    last = updates_of(values, half=False)[-1]
-    return last.weights * last.copies + last.buffers
-
-
 def snapshot(values: Mapping[str, Any]) -> int:
     """Bytes of the copy that is written while a training goes on (``checkpoint.background``)."""
-    return state_bytes(values) if values["checkpoint"]["background"] else 0
+    from segkit.ablation.update import updates_of
+
+    return updates_of(values, half=False)[-1].state if values["checkpoint"]["background"] else 0
 
 
 def resident() -> int:

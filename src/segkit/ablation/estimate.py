@@ -150,7 +150,5 @@ def disk(training: Composed, updates: Sequence[Update], seen: Sequence[Asked]) -
     # One before the first update and one at the end of each stage are written in any case.
     written = 1 + sum(max(1, one.steps // every) if every else 1 for one in updates)
     kept = training.values["checkpoint"]["keep"] + 1 + bool(training.values["eval"]["every"])
-    # An optimiser has one number for each weight; gradients are not saved.
-    one = last.weights * last.copies + last.buffers
     pages = sum(PAGE_BYTES if how.values["eval"]["report"] else SCORE_BYTES for how in seen)
-    return min(kept, written) * one + pages
+    return min(kept, written) * last.state + pages

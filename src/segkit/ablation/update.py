@@ -40,6 +40,11 @@ class Update:
     again: float = 0.0
 
     @property
+    def state(self) -> int:
+        """Bytes of a checkpoint: of the copies it leaves out the gradients and has the weights."""
+        return self.weights * self.copies + self.buffers
+
+    @property
     def macs(self) -> int:
         """Multiply-adds of one update."""
         return int((PASSES + self.again) * self.parts * self.network.macs)
