@@ -10,11 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class Watching(TorchDispatchMode):
     """Hands every operator to ``ran``, which runs it and gives its result."""
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """No: nothing is compiled in here, and to skip the compiler torch loads it, for seconds."""
-        return False
-
     def __torch_dispatch__(
         self,
         func: Any,
